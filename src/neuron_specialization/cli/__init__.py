@@ -1,0 +1,96 @@
+"""The command line: thin commands over the package's functions, and the only place that exits.
+
+Each command lives in a module of this package that is imported when that command runs and not
+before, so that scoring does not pay for importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from neuron_specialization import __version__
+from neuron_specialization.errors import NeuronSpecializationError
+
+# command → module in this package; the function has the command's name with _ for -
+COMMANDS: dict[str, str] = {
+    "fetch": "data",
+    "corpus": "data",
+    "testset": "data",
+    "vocabulary": "data",
+    "binarize": "data",
+    "train": "train",
+    "activations": "masks",
+    "masks": "masks",
+    "overlap": "masks",
+    "export": "export",
+    "import-activations": "formats",
+    "import-masks": "formats",
+    "export-masks": "formats",
+    "import-checkpoint": "formats",
+    "export-checkpoint": "formats",
+    "translate": "translate",
+    "score": "score",
+    "published-table": "score",
+    "tables": "report",
+    "figures": "report",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module_name = COMMANDS.get(cmd_name)
+        if module_name is None:
+            return None
+        module = importlib.import_module(f"neuron_specialization.cli.{module_name}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1) if args else []
+            if close:
+                error.message += f" Did you mean {close[0]!r}?"
+            raise
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="neuron-specialization")
+def cli() -> None:
+    """Train, specialise, score and ship multilingual translation models by Neuron Specialization."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run a command. Exit status: 0 done, 1 an error this package explains, 2 wrong usage, 130 interrupted."""
+    try:
+        return cli.main(args=arguments, prog_name="neuron-specialization", standalone_mode=False)
+    except NeuronSpecializationError as error:
+        click.echo(f"error: {error}", err=True)
+        if os.environ.get("NEURON_SPECIALIZATION_TRACEBACK"):
+            raise
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader of our output went away (e.g. | head): not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

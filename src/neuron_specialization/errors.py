@@ -1,0 +1,59 @@
+"""The one exception hierarchy. An error says what is wrong, where, the likely cause and the next command."""
+
+from __future__ import annotations
+
+
+class NeuronSpecializationError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        what: what is wrong, one sentence.
+        where: the file (with line), key or direction concerned.
+        cause: the likely cause, if one is likelier than others.
+        hint: what to do next, best a command.
+    """
+
+    def __init__(
+        self, what: str, *, where: object = None, cause: str | None = None, hint: str | None = None
+    ) -> None:
+        self.what, self.where, self.cause, self.hint = what, where, cause, hint
+        lines = [what]
+        if where is not None:
+            lines.append(f"  where: {where}")
+        if cause:
+            lines.append(f"  likely cause: {cause}")
+        if hint:
+            lines.append(f"  next: {hint}")
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(NeuronSpecializationError):
+    """The configuration is not valid; nothing was run."""
+
+
+class DownloadError(NeuronSpecializationError):
+    """A file could not be fetched, verified or unpacked."""
+
+
+class CorpusError(NeuronSpecializationError):
+    """Text is missing, misaligned, empty or not UTF-8."""
+
+
+class TrainingError(NeuronSpecializationError):
+    """Training cannot start, resume or go on."""
+
+
+class CheckpointError(NeuronSpecializationError):
+    """A checkpoint is damaged, foreign, unsafe or does not fit."""
+
+
+class MaskError(NeuronSpecializationError):
+    """Activations or masks are missing, malformed or do not fit the model."""
+
+
+class TranslationError(NeuronSpecializationError):
+    """A translation is missing, short or cannot be made."""
+
+
+class ScoringError(NeuronSpecializationError):
+    """A score cannot be computed from what is there."""

@@ -1,0 +1,129 @@
+"""Files on disk: atomic writes, checksums, JSON, text lines. Every artefact goes through here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from neuron_specialization.errors import CorpusError, NeuronSpecializationError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; on success flush it to disk and rename it there.
+
+    A reader sees the old file or the whole new one, never half of one. On an error the
+    temporary file is removed and what stood at ``path`` stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Keep the suffix: numpy, torch and matplotlib choose a format by it.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        # mkstemp makes 0600; results are to be read by the group as any file is.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_text(path: str | Path) -> Iterator[IO[str]]:
+    """Open ``path`` for writing UTF-8 text with ``\\n`` line ends, atomically (see atomic_path)."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
+        yield handle
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal strings, for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def hash_of(value: Any) -> str:
+    """Return the SHA-256 of ``canonical_json(value)``, hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; an equal file is left untouched (mtime kept).
+
+    Leaving it untouched keeps an unchanged manifest from re-running what depends on it.
+    """
+    path = Path(path)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    with atomic_text(path) as handle:
+        handle.write(text)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        NeuronSpecializationError: the file is missing or not JSON, naming it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NeuronSpecializationError("a file that an earlier stage makes is missing", where=path) from None
+    except ValueError as error:
+        raise NeuronSpecializationError(
+            f"not valid JSON: {error}", where=path, hint="delete it and run the workflow again"
+        ) from None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read UTF-8 text, one segment a line. Lines are split at ``\\n`` only, never at U+2028 and its like.
+
+    Raises:
+        CorpusError: the file is missing or not UTF-8, naming file and line.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CorpusError("text file is missing", where=path) from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            f"not UTF-8: {error.reason}", where=f"{path}, line {line}", hint="convert it, e.g. with iconv"
+        ) from None
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def write_lines(path: str | Path, lines: list[str]) -> None:
+    """Write one segment a line, atomically.
+
+    Raises:
+        CorpusError: a segment holds a line break, which would misalign the file.
+    """
+    for number, line in enumerate(lines, 1):
+        if "\n" in line or "\r" in line:
+            raise CorpusError("a segment holds a line break", where=f"{path}, line {number}")
+    with atomic_text(path) as handle:
+        handle.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,25 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def shared_file(*parts: str) -> Path:
+    """Return a file of the reference data (not part of the repository), or skip the test, saying why."""
+    folder = Path(os.environ.get("NS_SHARED", REPOSITORY.parent / "shared"))
+    path = folder.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"reference data not here: {'/'.join(parts)} (set NS_SHARED to its folder)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
