@@ -1,0 +1,280 @@
+"""Masks: which neurons a translation direction keeps, and the files they live in.
+
+The method (paper section 3.2; upstream ``get_ns_masks.py``), for one FFN layer of one direction::
+
+    counts a_i   how often neuron i fired        sorted        cumulative    95 % of 100 = 95
+    n0  10 ┐                                    n2   50   →     50
+    n1   3 │      sort descending               n3   34   →     84
+    n2  50 ├──────────────────────────────►     n0   10   →     94
+    n3  34 │      (ties: see below)             n1    3   →     97   ≥ 95  ◄── the prefix ends here
+    n4   3 ┘                                    n4    3   →    100
+                                                        mask = {n0, n1, n2, n3}
+
+The smallest prefix of the descending order whose sum reaches k % of the total is kept. Neurons
+that never fired are thus masked whatever k is, save that a layer in which nothing fired keeps one
+neuron: a layer of width 0 is no layer.
+
+Ties at the cut: ``index`` keeps the lower index, so that a smaller k always keeps a subset;
+``torch-sort`` takes the order of ``torch.sort(descending=True)`` on the CPU, which is what the
+reference's masks were cut from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_specialization.errors import MaskError
+from neuron_specialization.layer_tensors import layer_key, read_layers, write_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TieBreak = Literal["index", "torch-sort"]
+BoolVector = NDArray[np.bool_]
+
+
+def select(counts: NDArray[np.int64], k: float, tie_break: TieBreak = "index") -> BoolVector:
+    """Keep the smallest prefix of the descending order that makes up ``k`` % of all activations.
+
+    Args:
+        counts: int64[d_ff] ≥ 0, activations per neuron.
+        k: percentage in (0, 100]; read as the decimal number it is written as, compared exactly.
+        tie_break: ``index`` or ``torch-sort`` (see the module's head).
+
+    Returns:
+        bool[d_ff], True = kept; at least one neuron.
+
+    Raises:
+        MaskError: counts of another dtype or shape, a negative count, or k out of range.
+    """
+    if not 0 < k <= 100:
+        raise MaskError(f"k = {k} is not a percentage in (0, 100]")
+    if counts.dtype != np.int64 or counts.ndim != 1 or counts.size == 0:
+        raise MaskError(f"activation counts are int64[d_ff], not {counts.dtype}{list(counts.shape)}")
+    if counts.min() < 0:
+        raise MaskError("an activation count is negative", cause="the activation file is damaged")
+    if int(counts.max()) * counts.size >= 2**63:
+        raise MaskError("activation counts too large to add up", cause="the activation file is damaged")
+    order: NDArray[Any]
+    if tie_break == "index":
+        order = np.argsort(-counts, kind="stable")
+    elif tie_break == "torch-sort":
+        import torch
+
+        # Unstable on purpose: the order of equal counts is what parity with the reference needs.
+        order = torch.sort(torch.from_numpy(counts.copy()), descending=True).indices.numpy()
+    else:
+        raise MaskError(f"tie_break is index or torch-sort, not {tie_break!r}")
+    sums = np.cumsum(counts[order])
+    # ⌈total·k/100⌉ in integers: sums are integers, so reaching it is reaching the fraction.
+    share = Fraction(repr(float(k))) / 100
+    target = -(-int(sums[-1]) * share.numerator // share.denominator)
+    kept = int(np.searchsorted(sums, target, side="left")) + 1
+    mask = np.zeros(counts.size, dtype=np.bool_)
+    mask[order[:kept]] = True
+    return mask
+
+
+def select_neurons(counts: Tensor, k: float, tie_break: TieBreak = "index") -> Tensor:
+    """``select`` on torch tensors: int64[d_ff] → bool[d_ff] on the CPU."""
+    import torch
+
+    return torch.from_numpy(select(counts.detach().cpu().numpy(), k, tie_break))
+
+
+@dataclass(frozen=True)
+class LayerMasks:
+    """The masks of one direction.
+
+    Attributes:
+        layers: layer name → bool[d_ff], True = kept; encoder first, by number.
+        metadata: k, tie_break, direction, sha256 of what it was made from, …
+    """
+
+    layers: Mapping[str, BoolVector]
+    metadata: Mapping[str, str]
+
+    @property
+    def shapes(self) -> dict[str, int]:
+        """Layer name → d_ff."""
+        return {name: mask.size for name, mask in self.layers.items()}
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """Layer name → share of neurons kept, in (0, 1]."""
+        return {name: int(mask.sum()) / mask.size for name, mask in self.layers.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Layer name → torch bool[d_ff]."""
+        import torch
+
+        return {name: torch.from_numpy(mask.copy()) for name, mask in self.layers.items()}
+
+
+def compose(encoder_from: LayerMasks, decoder_from: LayerMasks) -> LayerMasks:
+    """The mask of a direction without activations of its own (zero-shot): two halves put together.
+
+    For ``de-fr`` with the pivot ``en``: the encoder part of ``de-en``, the decoder part of ``en-fr``.
+
+    Raises:
+        MaskError: the two belong to models of different shape.
+    """
+    if encoder_from.shapes != decoder_from.shapes:
+        raise MaskError(
+            "the two masks to compose have different layers or widths",
+            cause="they were made from different models",
+        )
+    layers = {
+        name: (encoder_from if name.startswith("encoder.") else decoder_from).layers[name]
+        for name in encoder_from.layers
+    }
+    origin = {
+        "encoder_from": encoder_from.metadata.get("direction", ""),
+        "decoder_from": decoder_from.metadata.get("direction", ""),
+        "method": "composed",
+    }
+    same = {
+        key: value
+        for key, value in encoder_from.metadata.items()
+        if decoder_from.metadata.get(key) == value and key not in ("direction", "packed", "d_ff")
+    }
+    return LayerMasks(layers, {**same, **origin})
+
+
+def write_masks(
+    path: str | Path, layers: Mapping[str, BoolVector], metadata: Mapping[str, str], *, packed: bool = False
+) -> None:
+    """Write one direction's masks as safetensors.
+
+    Args:
+        path: the file.
+        layers: layer name → bool[d_ff].
+        metadata: text → text.
+        packed: one bit a neuron (``np.packbits``) instead of one byte.
+
+    Raises:
+        MaskError: a layer without a kept neuron, or of another type.
+    """
+    _check(layers, path)
+    if not packed:
+        write_layers(path, layers, metadata)
+        return
+    widths = {name: layers[name].size for name in sorted(layers, key=layer_key)}
+    extra = {"packed": "true", "d_ff": json.dumps(widths, separators=(",", ":"))}
+    write_layers(path, {name: np.packbits(mask) for name, mask in layers.items()}, {**metadata, **extra})
+
+
+def read_masks(path: str | Path) -> LayerMasks:
+    """Read one direction's masks, packed or not.
+
+    Raises:
+        MaskError: missing, damaged or foreign file, or a layer that keeps no neuron.
+    """
+    layers, metadata = read_layers(path, ("BOOL", "U8"))
+    if metadata.get("packed") == "true":
+        layers = _unpack(layers, metadata, path)
+    _check(layers, path)
+    return LayerMasks(layers, metadata)
+
+
+def read_mask_folder(
+    folder: str | Path, directions: Collection[str], *, shapes: Mapping[str, int] | None = None
+) -> dict[str, LayerMasks]:
+    """Read ``<direction>.safetensors`` for each direction and see that they belong together.
+
+    Args:
+        folder: the folder of a mask selection.
+        directions: such as ``de-en``.
+        shapes: layer name → d_ff of the model they are for, where known.
+
+    Raises:
+        MaskError: a direction without a mask, or masks of unequal layers or widths.
+    """
+    folder = Path(folder)
+    missing = [name for name in directions if not (folder / f"{name}.safetensors").is_file()]
+    if missing:
+        raise MaskError(
+            f"{len(missing)} of {len(directions)} directions have no mask: {_some(missing)}",
+            where=folder,
+            hint="run the activations and masks commands for them, or compose masks for zero-shot directions",
+        )
+    result: dict[str, LayerMasks] = {}
+    for name in directions:
+        path = folder / f"{name}.safetensors"
+        masks = read_masks(path)
+        written = masks.metadata.get("direction", name)
+        if written != name:
+            raise MaskError(f"the file is the mask of {written}, not of {name}", where=path)
+        if shapes is None:
+            shapes = masks.shapes
+        elif masks.shapes != dict(shapes):
+            raise MaskError(
+                f"masks do not fit: {_difference(masks.shapes, shapes)}",
+                where=path,
+                cause="they were made from different models",
+                hint="make all masks of a selection from one model",
+            )
+        result[name] = masks
+    return result
+
+
+def read_all_masks(
+    folder: str | Path, directions: Collection[str], *, shapes: Mapping[str, int] | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """``read_mask_folder`` as torch tensors: direction → layer name → bool[d_ff]."""
+    masks = read_mask_folder(folder, directions, shapes=shapes)
+    return {name: layers.tensors() for name, layers in masks.items()}
+
+
+def _unpack(
+    layers: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], path: str | Path
+) -> dict[str, NDArray[Any]]:
+    try:
+        widths = json.loads(metadata["d_ff"])
+        if isinstance(widths, int) and not isinstance(widths, bool):
+            widths = dict.fromkeys(layers, widths)
+        widths = {str(name): int(width) for name, width in widths.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise MaskError("packed masks without a readable d_ff in their metadata", where=path) from None
+    unpacked: dict[str, NDArray[Any]] = {}
+    for name, packed in layers.items():
+        width = widths.get(name, 0)
+        if packed.dtype != np.uint8 or packed.size != -(-width // 8):
+            raise MaskError(
+                f"{name}: {packed.size} bytes of {packed.dtype} are no packed mask of {width} neurons",
+                where=path,
+            )
+        bits = np.unpackbits(packed)
+        if bits[width:].any():
+            raise MaskError(f"{name}: bits are set beyond the last neuron", where=path)
+        unpacked[name] = bits[:width].astype(np.bool_)
+    return unpacked
+
+
+def _check(layers: Mapping[str, NDArray[Any]], path: str | Path) -> None:
+    for name, mask in layers.items():
+        if mask.dtype != np.bool_ or mask.ndim != 1:
+            raise MaskError(f"{name}: a mask is bool[d_ff], not {mask.dtype}{list(mask.shape)}", where=path)
+        if not mask.any():
+            raise MaskError(f"{name} keeps no neuron", where=path, cause="the mask file is damaged")
+
+
+def _some(names: Collection[str], limit: int = 8) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _difference(got: Mapping[str, int], wanted: Mapping[str, int]) -> str:
+    for name in {**wanted, **got}:
+        if got.get(name) != wanted.get(name):
+            return f"{name} has {got.get(name, 'no')} neurons, expected {wanted.get(name, 'none')}"
+    return "no difference"
