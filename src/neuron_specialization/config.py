@@ -7,6 +7,7 @@ Machine matters (threads, GPUs, memory, run time) are not here: they live in ``p
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +65,9 @@ class Corpus(Section):
     @model_validator(mode="after")
     def _path_where_needed(self) -> Self:
         if self.source == "local" and not self.path:
-            raise ValueError("corpus.source is local: set corpus.path to the folder with train.<src>-<tgt>.<lang>")
+            raise ValueError(
+                "corpus.source is local: set corpus.path to the folder with train.<src>-<tgt>.<lang>"
+            )
         if self.source == "data-bin" and not (self.path or self.dataset):
             raise ValueError("corpus.source is data-bin: set corpus.path or corpus.dataset")
         return self
@@ -76,7 +79,7 @@ class Vocabulary(Section):
     size: Annotated[int, Field(ge=32)] = 4000
     model_type: Literal["bpe", "unigram"] = "unigram"
     character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 1.0
-    # sentences a language pair contributes to its training; the temperature balances the tiers
+    # sentences the largest language contributes to its training; the temperature balances the others
     sample_size: Positive = 200_000
     temperature: Annotated[float, Field(ge=1)] = 2.0
 
@@ -167,7 +170,9 @@ class Testset(Section):
     @model_validator(mode="after")
     def _path_where_needed(self) -> Self:
         if self.source == "folder" and not self.path:
-            raise ValueError("a testset with source: folder needs path: the folder of <split>.<language> files")
+            raise ValueError(
+                "a testset with source: folder needs path: the folder of <split>.<language> files"
+            )
         return self
 
 
@@ -229,7 +234,9 @@ class Config(Section):
     def _consistent(self) -> Self:
         languages = set(self.languages)
         if self.directions is None and self.pivot not in languages:
-            raise ValueError(f"pivot {self.pivot!r} is not among languages; list directions: instead, or add it")
+            raise ValueError(
+                f"pivot {self.pivot!r} is not among languages; list directions: instead, or add it"
+            )
         seen: set[str] = set()
         for text in self.directions or []:
             direction = Direction.parse(text)
@@ -266,7 +273,9 @@ class Config(Section):
             if system.init == name or system.init not in self.systems:
                 raise ValueError(f"systems.{name}.from: no other system is called {system.init!r}")
             if self.systems[system.init].init is not None:
-                raise ValueError(f"systems.{name}.from: {system.init!r} is not a baseline (it has a from: itself)")
+                raise ValueError(
+                    f"systems.{name}.from: {system.init!r} is not a baseline (it has a from: itself)"
+                )
             if system.masks is not None and system.masks not in self.masks:
                 raise ValueError(f"systems.{name}.masks: no selection is called {system.masks!r} in masks:")
 
@@ -278,7 +287,9 @@ class Config(Section):
             return [Direction.parse(text) for text in self.directions]
         others = [code for code in self.languages if code != self.pivot]
         assert self.pivot is not None  # _consistent
-        return [Direction(self.pivot, code) for code in others] + [Direction(code, self.pivot) for code in others]
+        return [Direction(self.pivot, code) for code in others] + [
+            Direction(code, self.pivot) for code in others
+        ]
 
     def pairs(self) -> list[str]:
         """The unordered pairs of all directions (see Direction.pair), in order of first use."""
@@ -382,6 +393,15 @@ def parse_config(values: Mapping[str, Any]) -> Config:
 def parse_recipe(text: str) -> Recipe:
     """Validate a recipe given as JSON (see recipe_of)."""
     return _validated(Recipe, yaml.safe_load(text), "recipe")
+
+
+def parse_spec(kind: type[SectionT], text: str, what: str = "spec") -> SectionT:
+    """Validate a section given as JSON, as a rule passes it to a command (``--spec``)."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"the {what} is not valid JSON: {error}") from None
+    return _validated(kind, values, what)
 
 
 def load_config(*paths: str | Path) -> Config:

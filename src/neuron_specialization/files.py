@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,14 +98,21 @@ def read_json(path: str | Path) -> Any:
 def read_lines(path: str | Path) -> list[str]:
     """Read UTF-8 text, one segment a line. Lines are split at ``\\n`` only, never at U+2028 and its like.
 
+    A name that ends in ``.gz`` is unpacked; a byte order mark at the start is left out.
+
     Raises:
-        CorpusError: the file is missing or not UTF-8, naming file and line.
+        CorpusError: the file is missing, damaged or not UTF-8, naming file and line.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
     except FileNotFoundError:
         raise CorpusError("text file is missing", where=path) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"cannot be read: {error}", where=path) from None
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

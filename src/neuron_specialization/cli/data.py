@@ -1,0 +1,126 @@
+"""The data commands: fetch, corpus, testset, vocabulary, binarize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neuron_specialization.config import parse_spec
+from neuron_specialization.directions import Direction
+
+_EXISTING = click.Path(path_type=Path)
+
+
+def _columns(header: list[str], rows: list[list[object]]) -> str:
+    """Lay rows out under a header, numbers to the right."""
+    table = [header, *([str(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    )
+
+
+@click.command()
+@click.argument("name")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option("--mirror", metavar="DIR_OR_URL", help="Where to look first.")
+def fetch(name: str, output: Path, mirror: str | None) -> None:
+    """Download NAME of data/catalogue.tsv and verify it."""
+    from neuron_specialization.corpora.downloads import fetch as fetch_file
+
+    fetch_file(name, output, mirror=mirror)
+
+
+@click.command()
+@click.option("--source", type=click.Choice(["homeassistant", "local"]), required=True)
+@click.option(
+    "--input", "path", type=_EXISTING, required=True, help="The wheel, or the folder of plain text."
+)
+@click.option(
+    "--spec", metavar="JSON", required=True, help="A CorpusSpec: languages, pairs, caps, sizes, cleaning."
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The corpus folder.")
+def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
+    """Extract, clean, hold out, decontaminate and cap the text of all language pairs."""
+    from neuron_specialization.corpora.prepare import prepare_corpus
+    from neuron_specialization.corpora.spec import CorpusSpec
+
+    manifest = prepare_corpus(source, path, parse_spec(CorpusSpec, spec, "corpus spec"), output)
+    reasons = list(next(iter(manifest["dropped"].values())))
+    rows: list[list[object]] = [
+        [
+            pair,
+            manifest["extracted"][pair],
+            *(manifest["dropped"][pair][reason] for reason in reasons),
+            manifest["decontaminated"][pair],
+            manifest["capped"][pair],
+            *(manifest["splits"][split][pair]["segments"] for split in ("train", "valid", "heldout")),
+        ]
+        for pair in manifest["pairs"]
+    ]
+    header = ["pair", "extracted", *reasons, "decontaminated", "over_cap", "train", "valid", "heldout"]
+    click.echo(_columns(header, rows))
+
+
+@click.command()
+@click.option("--source", type=click.Choice(["flores200", "folder"]), required=True)
+@click.option("--input", "path", type=_EXISTING, required=True, help="The folder with the test set.")
+@click.option(
+    "--splits", required=True, help="Comma-separated, put one after another in this order: dev,devtest."
+)
+@click.option("--directions", required=True, help="What is translated: en-de,de-en.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The test set's folder.")
+def testset(source: Any, path: Path, splits: str, directions: str, output: Path) -> None:
+    """Bring a multi-parallel test set into the layout that translation and scoring read."""
+    from neuron_specialization.corpora.testsets import prepare_testset
+
+    parsed = [Direction.parse(text.strip()) for text in directions.split(",") if text.strip()]
+    names = [name.strip() for name in splits.split(",") if name.strip()]
+    manifest = prepare_testset(source, path, names, parsed, output)
+    click.echo(
+        f"{manifest['segments']} segments in {len(manifest['languages'])} languages: {', '.join(names)}"
+    )
+
+
+@click.command()
+@click.option("--corpus", "corpus_folder", type=_EXISTING, required=True, help="The corpus folder.")
+@click.option(
+    "--spec", metavar="JSON", required=True, help="A VocabularySpec: size, model type, temperature."
+)
+@click.option("--seed", type=int, help="Overrides the spec's seed.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Gets spm.model and dict.txt.")
+def vocabulary(corpus_folder: Path, spec: str, seed: int | None, output: Path) -> None:
+    """Train the joint SentencePiece vocabulary on the training text."""
+    from neuron_specialization.vocabulary import VocabularySpec, train_vocabulary
+
+    parsed = parse_spec(VocabularySpec, spec, "vocabulary spec")
+    if seed is not None:
+        parsed = parsed.model_copy(update={"seed": seed})
+    made = train_vocabulary(corpus_folder, parsed, output)
+    click.echo(f"{made['size']} entries from {made['sentences']} sentences, {made['characters']} characters")
+
+
+@click.command()
+@click.option("--corpus", "corpus_folder", type=_EXISTING, required=True, help="The corpus folder.")
+@click.option(
+    "--vocabulary", "vocabulary_folder", type=_EXISTING, required=True, help="spm.model and dict.txt."
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The fairseq data-bin folder.")
+def binarize(corpus_folder: Path, vocabulary_folder: Path, output: Path) -> None:
+    """Encode all splits and pairs into fairseq's memory-mapped format."""
+    from neuron_specialization.binarize import binarize_corpus
+
+    manifest = binarize_corpus(corpus_folder, vocabulary_folder, output)
+    rows: list[list[object]] = []
+    for pair in manifest["pairs"]:
+        for split, pairs in manifest["splits"].items():
+            counts = pairs[pair]
+            tokens = sum(counts["tokens"].values())
+            rows.append([pair, split, counts["segments"], tokens, sum(counts["unknown"].values())])
+    click.echo(_columns(["pair", "split", "segments", "tokens", "unknown"], rows))

@@ -1,0 +1,136 @@
+"""The corpus stage: from a source to ``corpus/<split>/<pair>.<lang>`` and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from neuron_specialization.corpora import homeassistant, local
+from neuron_specialization.corpora.catalogue import catalogue_entry
+from neuron_specialization.corpora.cleaning import clean_pairs
+from neuron_specialization.corpora.layout import MANIFEST, pair_languages, remove_former, write_pair
+from neuron_specialization.corpora.spec import CorpusSpec
+from neuron_specialization.corpora.splits import HeldOutIndex, Segments, choose_heldout, sample_segments
+from neuron_specialization.errors import CorpusError
+from neuron_specialization.files import hash_of, sha256_of, write_json
+from neuron_specialization.text import count_words
+
+Source = Literal["homeassistant", "local"]
+# split → pair → segments; train as the source gives it, valid and heldout final
+Splits = dict[str, dict[str, Segments]]
+
+
+def prepare_corpus(source: Source, path: str | Path, spec: CorpusSpec, output: str | Path) -> dict[str, Any]:
+    """Make the corpus: extract, clean, hold out, decontaminate, cap, write.
+
+    Everything is checked before the first file is written; the manifest is written last.
+
+    Args:
+        source: which kind of input ``path`` is.
+        path: the Home Assistant wheel, or the folder of local text.
+        spec: what to make of it.
+        output: the corpus folder.
+
+    Returns:
+        The manifest (docs/architecture.md).
+
+    Raises:
+        CorpusError: the input is damaged or does not hold enough text.
+    """
+    output = Path(output)
+    readers: dict[Source, Callable[[Path, CorpusSpec], tuple[Splits, dict[str, Any]]]] = {
+        "homeassistant": _from_homeassistant,
+        "local": _from_local,
+    }
+    splits, origin = readers[source](Path(path), spec)
+    manifest = {
+        "source": source,
+        **origin,
+        "languages": spec.languages,
+        "pairs": spec.pairs,
+        "spec_sha256": hash_of(spec.model_dump(mode="json")),
+        **_finish_training_text(splits, spec),
+    }
+    manifest["splits"] = {
+        split: {pair: _counts(pair, segments) for pair, segments in pairs.items()}
+        for split, pairs in splits.items()
+    }
+    files: dict[str, str] = {}
+    for split, pairs in splits.items():
+        for pair, segments in pairs.items():
+            files |= write_pair(output, f"{split}/{pair}", pair_languages(pair), segments)
+    remove_former(output, keep=files)
+    manifest["files"] = files
+    write_json(output / MANIFEST, manifest)
+    return manifest
+
+
+def _from_homeassistant(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str, Any]]:
+    rows = homeassistant.extract(path, spec.languages)
+    held = choose_heldout(rows, spec)
+    splits: Splits = {"train": {}, "valid": {}, "heldout": {}}
+    for pair, first, second in spec.split_pairs():
+        splits["train"][pair] = [(row[first], row[second]) for row in rows if first in row and second in row]
+        splits["valid"][pair] = [(row[first], row[second]) for row in held.valid]
+        splits["heldout"][pair] = [(row[first], row[second]) for row in held.heldout]
+    entry = catalogue_entry("homeassistant")
+    origin = {
+        "licence": entry.licence,
+        "citation": entry.citation,
+        "input": {"name": path.name, "sha256": sha256_of(path)},
+        "multi_parallel_candidates": held.candidates,
+    }
+    return splits, origin
+
+
+def _from_local(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str, Any]]:
+    splits = local.read_local(path, spec.pairs).splits
+    origin = {
+        "licence": "not stated",
+        "citation": "not stated",
+        "input": {"name": path.name},
+    }
+    return splits, origin
+
+
+def _finish_training_text(splits: Splits, spec: CorpusSpec) -> dict[str, Any]:
+    """Clean, decontaminate and cap the training text in place; return the counts for the manifest."""
+    index = HeldOutIndex()
+    for split in ("valid", "heldout"):
+        for pair, segments in splits[split].items():
+            for side, language in enumerate(pair_languages(pair)):
+                index.add(language, (segment[side] for segment in segments))
+    extracted: dict[str, int] = {}
+    dropped: dict[str, dict[str, int]] = {}
+    decontaminated: dict[str, int] = {}
+    capped: dict[str, int] = {}
+    for pair, segments in splits["train"].items():
+        cleaned = clean_pairs(segments, spec.cleaning)
+        kept = index.without(cleaned.segments, *pair_languages(pair))
+        final = sample_segments(kept, spec.train_caps.get(pair), spec.seed, pair)
+        extracted[pair] = len(segments)
+        dropped[pair] = dict(cleaned.dropped)
+        decontaminated[pair] = len(cleaned.segments) - len(kept)
+        capped[pair] = len(kept) - len(final)
+        splits["train"][pair] = final
+    bare = [pair for pair, segments in splits["train"].items() if not segments]
+    if bare:
+        raise CorpusError(
+            f"no training text is left for: {', '.join(bare)}",
+            cause="; ".join(
+                f"{pair}: of {extracted[pair]} segments, {sum(dropped[pair].values())} were dropped by the "
+                f"cleaning and {decontaminated[pair]} are held out"
+                for pair in bare
+            ),
+            hint="relax corpus.cleaning, lower the held-out sizes, or take the language out",
+        )
+    return {"extracted": extracted, "dropped": dropped, "decontaminated": decontaminated, "capped": capped}
+
+
+def _counts(pair: str, segments: Segments) -> dict[str, Any]:
+    languages = pair_languages(pair)
+    words = {
+        code: sum(count_words(segment[side]) for segment in segments) for side, code in enumerate(languages)
+    }
+    return {"segments": len(segments), "words": words}

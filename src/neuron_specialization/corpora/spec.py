@@ -1,0 +1,74 @@
+"""What the corpus stage needs of the configuration, and nothing else. Travels as ``corpus --spec JSON``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from neuron_specialization.config import Cleaning, Config, LanguageCode, Positive, Section
+from neuron_specialization.directions import Direction
+
+
+class CorpusSpec(Section):
+    """All that decides what the corpus holds, apart from its input.
+
+    Attributes:
+        languages: every configured language; the held-out sets have a line in each.
+        pivot: the language whose words ``heldout_min_words`` counts; None: the first of ``languages``.
+        pairs: unordered pairs, named as Direction.pair names them.
+        train_caps: pair → training segments it may keep; None keeps all.
+    """
+
+    languages: list[LanguageCode]
+    pivot: LanguageCode | None = None
+    pairs: list[str]
+    train_caps: dict[str, Positive | None] = Field(default_factory=dict)
+    valid_size: Positive
+    heldout_size: Positive
+    heldout_min_words: Annotated[int, Field(ge=0)] = 4
+    cleaning: Cleaning = Cleaning()
+    seed: int
+
+    @model_validator(mode="after")
+    def _pairs_of_languages(self) -> Self:
+        for pair in self.pairs:
+            direction = Direction.parse(pair)
+            if direction.pair != pair:
+                raise ValueError(f"pairs: {pair} is written {direction.pair}")
+            if not {direction.source, direction.target} <= set(self.languages):
+                raise ValueError(f"pairs: {pair} has a language that languages: does not list")
+        unknown = set(self.train_caps) - set(self.pairs)
+        if unknown:
+            raise ValueError(f"train_caps: not among pairs: {', '.join(sorted(unknown))}")
+        return self
+
+    @property
+    def reference_language(self) -> str:
+        """The language in which held-out segments are measured: the pivot, else the first language."""
+        return self.pivot if self.pivot in self.languages else self.languages[0]
+
+    def split_pairs(self) -> list[tuple[str, str, str]]:
+        """Return (pair, first language, second language) for every pair."""
+        return [(pair, *_sides(pair)) for pair in self.pairs]
+
+
+def _sides(pair: str) -> tuple[str, str]:
+    direction = Direction.parse(pair)
+    return direction.source, direction.target
+
+
+def corpus_spec_of(config: Config) -> CorpusSpec:
+    """Return the corpus stage's part of the configuration."""
+    pairs = config.pairs()
+    return CorpusSpec(
+        languages=config.languages,
+        pivot=config.pivot if config.pivot in config.languages else None,
+        pairs=pairs,
+        train_caps={pair: config.train_cap(pair) for pair in pairs},
+        valid_size=config.corpus.valid_size,
+        heldout_size=config.corpus.heldout_size,
+        heldout_min_words=config.corpus.heldout_min_words,
+        cleaning=config.corpus.cleaning,
+        seed=config.seed,
+    )

@@ -1,0 +1,143 @@
+"""Test sets that are parallel over many languages: FLORES-200, or a folder of one file a language and split.
+
+Their text is copied as published, not normalised: a score is comparable only on the published references.
+(Translation normalises what it reads; see text.Segmenter.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from neuron_specialization.corpora.layout import MANIFEST, remove_former, write_pair
+from neuron_specialization.directions import Direction, known_languages
+from neuron_specialization.errors import CorpusError
+from neuron_specialization.files import read_lines, write_json
+
+TestsetSource = Literal["flores200", "folder"]
+
+
+def prepare_testset(
+    source: TestsetSource,
+    path: str | Path,
+    splits: list[str],
+    directions: Iterable[Direction],
+    output: str | Path,
+) -> dict[str, Any]:
+    """Write ``<pair>.<lang>`` for the directions' pairs, the splits one after another in the given order.
+
+    Args:
+        source: ``flores200``: an unpacked FLORES-200 (``<split>/<code>.<split>``, as in
+            ``devtest/deu_Latn.devtest``); ``folder``: ``<split>.<language>`` files. Both may end in ``.gz``,
+            and a language may be named by its code or its FLORES-200 code (data/languages.tsv).
+        path: the folder.
+        splits: e.g. ``["dev", "devtest"]``.
+        directions: what is to be translated.
+        output: the test set's folder.
+
+    Returns:
+        The manifest: source, splits, languages, pairs, segments, and the files' checksums.
+
+    Raises:
+        CorpusError: listing every language that is missing, empty, damaged or of another length.
+    """
+    root, output = Path(path), Path(output)
+    if not root.is_dir():
+        raise CorpusError("the test set's folder is missing", where=root.absolute(), hint="check the path")
+    wanted = list(directions)
+    if not wanted or not splits:
+        raise CorpusError("a test set needs at least one direction and one split", where=root)
+    languages = list(dict.fromkeys(code for each in wanted for code in (each.source, each.target)))
+    names = _flores_names if source == "flores200" else _folder_names
+    if source == "flores200" and not (root / splits[0]).is_dir() and (root / "flores200_dataset").is_dir():
+        root = root / "flores200_dataset"
+    problems: list[str] = []
+    text: dict[str, list[str]] = {code: [] for code in languages}
+    for split in splits:
+        for code, lines in _read_split(root, split, languages, names, problems).items():
+            text[code].extend(lines)
+    if problems:
+        raise CorpusError(
+            "the test set is not complete:\n" + "\n".join(f"  - {problem}" for problem in problems),
+            where=root.absolute(),
+            hint="add the files, or take the languages or the test set out of the configuration",
+        )
+    files: dict[str, str] = {}
+    pairs = list(dict.fromkeys(direction.pair for direction in wanted))
+    for pair in pairs:
+        direction = Direction.parse(pair)
+        sides = (direction.source, direction.target)
+        files |= write_pair(output, pair, sides, list(zip(text[sides[0]], text[sides[1]], strict=True)))
+    remove_former(output, keep=files)
+    manifest = {
+        "source": source,
+        "splits": splits,
+        "languages": languages,
+        "pairs": pairs,
+        "segments": len(text[languages[0]]),
+        "files": files,
+    }
+    write_json(output / MANIFEST, manifest)
+    return manifest
+
+
+def _codes(language: str) -> list[str]:
+    """The names a language's file may bear: its code, and its FLORES-200 code if the table knows it."""
+    known = known_languages().get(language)
+    return list(dict.fromkeys([language, *([known.flores200] if known else [])]))
+
+
+def _flores_names(split: str, language: str) -> list[str]:
+    return [f"{split}/{code}.{split}" for code in reversed(_codes(language))]
+
+
+def _folder_names(split: str, language: str) -> list[str]:
+    return [f"{split}.{code}" for code in _codes(language)]
+
+
+def _read_split(
+    root: Path,
+    split: str,
+    languages: list[str],
+    names: Callable[[str, str], list[str]],
+    problems: list[str],
+) -> dict[str, list[str]]:
+    """Read one split in every language; what is wrong goes to ``problems``."""
+    text: dict[str, list[str]] = {}
+    for code in languages:
+        candidates = names(split, code)
+        found = [
+            root / f"{name}{end}"
+            for name in candidates
+            for end in ("", ".gz")
+            if (root / f"{name}{end}").is_file()
+        ]
+        if not found:
+            problems.append(f"{code}: {' or '.join(candidates)} is missing")
+        elif len(found) > 1:
+            problems.append(f"{code}: {' and '.join(path.name for path in found)} are both there: keep one")
+        else:
+            lines = _read(found[0], code, problems)
+            if lines is not None:
+                text[code] = lines
+    lengths = {code: len(lines) for code, lines in text.items()}
+    if len(set(lengths.values())) > 1:
+        usual = max(set(lengths.values()), key=list(lengths.values()).count)
+        odd = ", ".join(f"{code} {count}" for code, count in lengths.items() if count != usual)
+        problems.append(f"{split}: unequal line counts: {odd}; the others {usual}")
+    return text
+
+
+def _read(path: Path, code: str, problems: list[str]) -> list[str] | None:
+    try:
+        lines = read_lines(path)
+    except CorpusError as error:
+        problems.append(f"{code}: {error.where}: {error.what}")
+        return None
+    if not lines:
+        problems.append(f"{code}: {path.name} is empty")
+    blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    if blank:
+        problems.append(f"{code}: {path.name}, line {blank[0]}: is empty ({len(blank)} such lines)")
+    return lines
