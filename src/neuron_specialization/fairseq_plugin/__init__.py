@@ -1,0 +1,15 @@
+"""fairseq's ``--user-dir``: the model, task, criterion and optimizer of Neuron Specialization.
+
+fairseq imports this folder as a top-level module after putting its parent on ``sys.path``; that entry
+would let our module names (``config``, ``tables`` …) shadow others', so it is taken off again.
+"""
+
+import sys
+from pathlib import Path
+
+_parent = str(Path(__file__).resolve().parents[1])
+if __name__ != "neuron_specialization.fairseq_plugin":
+    while _parent in sys.path:
+        sys.path.remove(_parent)
+
+from neuron_specialization.fairseq_plugin import criterion, model, optimizer, task  # noqa: E402, F401

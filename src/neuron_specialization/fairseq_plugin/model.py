@@ -1,0 +1,349 @@
+"""``masked_transformer``: fairseq's Transformer whose FFNs are masked by translation direction.
+
+Parameters have the names and shapes of fairseq's ``transformer``; the masks are boolean buffers
+``{encoder,decoder}.layers.<i>.fc1.masks`` [directions, d_ff] and travel in the checkpoint, so a specialised
+model is complete in one file. Teacher-forced passes take the quick path (``fast_transformer``);
+incremental decoding is fairseq's own code over the same parameters.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+import torch
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import (
+    TransformerConfig,
+    TransformerDecoderBase,
+    TransformerEncoderBase,
+    TransformerModel,
+    base_architecture,
+)
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neuron_specialization import fast_transformer
+from neuron_specialization.errors import MaskError
+from neuron_specialization.fast_dropout import DropoutPool
+from neuron_specialization.masked_ffn import Gather, gather_ffn, masked_linear
+
+
+class MaskedLinear(nn.Linear):
+    """fc1: a Linear whose output neurons are masked by the direction of each sentence.
+
+    ``masks`` is bool[directions, d_ff] or None; ``rows``, set per forward pass by the model, is the
+    float mask broadcast over the output: [B, d_ff] for a batch in fairseq's [T, B, d] layout.
+    """
+
+    masks: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("masks", None)
+        self.rows: Tensor | None = None
+        self.gathers: dict[tuple[int, torch.dtype, torch.device], Gather] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, B, d] → [T, B, d_ff], before the ReLU."""
+        return masked_linear(x, self.weight, self.bias, self.rows)
+
+    def gather(self, direction: int) -> Gather:
+        """The cached index tensors of one direction."""
+        assert self.masks is not None
+        key = (direction, self.weight.dtype, self.weight.device)
+        if key not in self.gathers:
+            self.gathers[key] = Gather.of(self.masks[direction], self.weight.dtype)
+        return self.gathers[key]
+
+
+def _masked_fc1(input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
+    if q_noise:
+        raise MaskError("quantisation noise and neuron masks do not go together", hint="drop --quant-noise-pq")
+    return MaskedLinear(input_dim, output_dim)
+
+
+class MaskedEncoderLayer(TransformerEncoderLayerBase):
+    def build_fc1(self, input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
+        return _masked_fc1(input_dim, output_dim, q_noise, qn_block_size)
+
+
+class MaskedDecoderLayer(TransformerDecoderLayerBase):
+    def build_fc1(self, input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
+        return _masked_fc1(input_dim, output_dim, q_noise, qn_block_size)
+
+
+class MaskedEncoder(TransformerEncoderBase):
+    def build_encoder_layer(self, cfg: Any) -> MaskedEncoderLayer:
+        return MaskedEncoderLayer(cfg, return_fc=self.return_fc)
+
+
+class MaskedDecoder(TransformerDecoderBase):
+    def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> MaskedDecoderLayer:
+        return MaskedDecoderLayer(cfg, no_encoder_attn)
+
+
+@register_model("masked_transformer")
+class MaskedTransformer(TransformerModel):
+    """See the module's text."""
+
+    @classmethod
+    def add_args(cls, parser: ArgumentParser) -> None:
+        super().add_args(parser)
+        parser.add_argument(
+            "--implementation",
+            choices=["fast", "stock"],
+            help="teacher-forced passes by this project's quick code (default) or by fairseq's own",
+        )
+
+    @classmethod
+    def build_encoder(cls, args: Any, src_dict: Any, embed_tokens: nn.Embedding) -> MaskedEncoder:
+        return MaskedEncoder(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, args: Any, tgt_dict: Any, embed_tokens: nn.Embedding) -> MaskedDecoder:
+        return MaskedDecoder(TransformerConfig.from_namespace(args), tgt_dict, embed_tokens)
+
+    @classmethod
+    def build_model(cls, args: Namespace, task: Any) -> MaskedTransformer:
+        model = super().build_model(args, task)
+        model.implementation = getattr(args, "implementation", None) or "fast"
+        model.seed = int(getattr(args, "seed", 1))
+        model._check_fast_is_exact()
+        directions = list(getattr(args, "mask_directions", None) or [])
+        if directions:
+            model.allocate_masks(directions, list(task.langs), task.source_dictionary)
+        return model
+
+    def __init__(self, args: Any, encoder: MaskedEncoder, decoder: MaskedDecoder) -> None:
+        super().__init__(args, encoder, decoder)
+        self.implementation = "fast"
+        self.seed = 1
+        self.mask_directions: list[str] = []
+        self.fixed_direction: int | None = None
+        self._pool: DropoutPool | None = None
+        self._updates = 0
+        # token → language (-1: not a language tag); (source, target) → direction (-1: no mask)
+        self.register_buffer("language_of_token", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("direction_of_languages", torch.empty(0, dtype=torch.long), persistent=False)
+
+    # ---- masks ----
+
+    def masked_layers(self) -> dict[str, MaskedLinear]:
+        """Layer name (``encoder.layers.0``) → its fc1."""
+        return {
+            f"{name}.layers.{i}": layer.fc1
+            for name, stack in (("encoder", self.encoder), ("decoder", self.decoder))
+            for i, layer in enumerate(stack.layers)
+        }
+
+    def allocate_masks(self, directions: list[str], languages: list[str], dictionary: Any) -> None:
+        """Make room for one mask per direction (all neurons kept) and the tables that find it by tags."""
+        self.mask_directions = directions
+        for fc1 in self.masked_layers().values():
+            fc1.masks = torch.ones(len(directions), fc1.out_features, dtype=torch.bool)
+        token_table = torch.full((len(dictionary),), -1, dtype=torch.long)
+        for number, code in enumerate(languages):
+            token_table[dictionary.index(f"__{code}__")] = number
+        pair_table = torch.full((len(languages), len(languages)), -1, dtype=torch.long)
+        for number, direction in enumerate(directions):
+            source, target = direction.split("-")
+            pair_table[languages.index(source), languages.index(target)] = number
+        self.language_of_token, self.direction_of_languages = token_table, pair_table
+
+    def set_masks(self, masks: dict[str, dict[str, Tensor]]) -> None:
+        """Fill the masks.
+
+        Args:
+            masks: direction → layer name → bool[d_ff].
+
+        Raises:
+            MaskError: a direction, a layer or a shape does not fit this model.
+        """
+        layers = self.masked_layers()
+        for number, direction in enumerate(self.mask_directions):
+            if direction not in masks:
+                raise MaskError(f"no mask for direction {direction}", hint="run the masks stage for it")
+            given = masks[direction]
+            if set(given) != set(layers):
+                odd = sorted(set(given) ^ set(layers))
+                raise MaskError(f"mask and model differ in layers: {', '.join(odd)}", where=direction)
+            for name, fc1 in layers.items():
+                if given[name].shape != (fc1.out_features,):
+                    raise MaskError(
+                        f"{name}: mask of shape {tuple(given[name].shape)}, the layer has {fc1.out_features} neurons",
+                        where=direction,
+                    )
+                assert fc1.masks is not None
+                fc1.masks[number] = given[name].to(fc1.masks)
+                fc1.gathers.clear()
+
+    def set_direction(self, direction: str | None) -> None:
+        """Use one direction's mask for every batch (translation), or go back to reading the tags (None).
+
+        Raises:
+            MaskError: the model has masks, but none for this direction.
+        """
+        if direction is not None and self.mask_directions and direction not in self.mask_directions:
+            raise MaskError(
+                f"this model has no mask for {direction}", hint=f"its directions: {', '.join(self.mask_directions)}"
+            )
+        self.fixed_direction = (
+            self.mask_directions.index(direction) if direction and self.mask_directions else None
+        )
+        for fc1 in self.masked_layers().values():
+            fc1.rows = None
+            if self.fixed_direction is not None and fc1.masks is not None:
+                fc1.rows = fc1.masks[self.fixed_direction].to(fc1.weight.dtype)
+
+    def directions_of(self, src_tokens: Tensor, prev_output_tokens: Tensor) -> Tensor:
+        """The direction of each sentence by its tags.
+
+        Args:
+            src_tokens: int64[B, S]; the source tag is the first token that is not padding.
+            prev_output_tokens: int64[B, T]; the target tag follows ``</s>``.
+
+        Returns:
+            int64[B], an index into ``mask_directions`` (-1: no such direction).
+        """
+        first = src_tokens.ne(self.encoder.padding_idx).int().argmax(dim=1, keepdim=True)
+        source = self.language_of_token[src_tokens.gather(1, first).squeeze(1)]
+        target = self.language_of_token[prev_output_tokens[:, 1]]
+        return self.direction_of_languages[source, target]
+
+    # ---- forward ----
+
+    def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
+        self._updates = num_updates
+
+    def forward(  # type: ignore[override]
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        return_all_hiddens: bool = False,
+        features_only: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+        direction: int | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Teacher-forced pass.
+
+        Args:
+            direction: index of the direction of the whole batch when the caller knows that there is
+                but one (``batching: single-direction``); otherwise the tags are read.
+
+        Returns:
+            (logits [B, T, V] or with ``features_only`` features [B, T, d], {}).
+        """
+        rows: Tensor | None = None
+        if self.mask_directions and direction is None:
+            direction = self.fixed_direction
+            if direction is None:
+                rows = self.directions_of(src_tokens, prev_output_tokens)
+        elif not self.mask_directions:
+            direction = None
+        if self.implementation == "stock":
+            return self._stock_forward(src_tokens, src_lengths, prev_output_tokens, features_only, rows, direction)
+        features = self._fast_features(src_tokens, prev_output_tokens, rows, direction)
+        return (features if features_only else self.decoder.output_layer(features)), {}
+
+    def _stock_forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        features_only: bool,
+        rows: Tensor | None,
+        direction: int | None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        for fc1 in self.masked_layers().values():
+            if fc1.masks is not None:
+                chosen = fc1.masks[rows] if rows is not None else fc1.masks[direction]
+                fc1.rows = chosen.to(fc1.weight.dtype)
+        return super().forward(src_tokens, src_lengths, prev_output_tokens, features_only=features_only)
+
+    def _fast_features(
+        self, src_tokens: Tensor, prev_output_tokens: Tensor, rows: Tensor | None, direction: int | None
+    ) -> Tensor:
+        pool = self._dropout_pool()
+        attention_dropout = float(self.cfg.attention_dropout) if self.training else 0.0
+        activation_dropout = float(self.cfg.activation_dropout) if self.training else 0.0
+
+        def feed_forward(layer: Any, x: Tensor) -> Tensor:
+            fc1: MaskedLinear = layer.fc1
+            fc2: nn.Linear = layer.fc2
+            if direction is not None and activation_dropout == 0:
+                return gather_ffn(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, fc1.gather(direction))
+            mask = None
+            if fc1.masks is not None and rows is not None:
+                mask = fc1.masks[rows].to(x.dtype).unsqueeze(1)
+            elif fc1.masks is not None:
+                mask = fc1.masks[direction].to(x.dtype)
+            hidden = F.relu(masked_linear(x, fc1.weight, fc1.bias, mask))
+            if activation_dropout:
+                hidden = F.dropout(hidden, activation_dropout)
+            return F.linear(hidden, fc2.weight, fc2.bias)
+
+        states, bias = fast_transformer.encode(
+            self.encoder, src_tokens, feed_forward=feed_forward, drop=pool, attention_dropout=attention_dropout
+        )
+        return fast_transformer.decode(
+            self.decoder,
+            prev_output_tokens,
+            states,
+            bias,
+            feed_forward=feed_forward,
+            drop=pool,
+            attention_dropout=attention_dropout,
+        )
+
+    def _dropout_pool(self) -> DropoutPool:
+        if not self.training:
+            return DropoutPool(0.0, self.seed)
+        if self._pool is None:
+            self._pool = DropoutPool(float(self.cfg.dropout), self.seed)
+        self._pool.set_update(self._updates)
+        return self._pool
+
+    def _check_fast_is_exact(self) -> None:
+        """Fall back to fairseq's code for architectures the quick path does not cover."""
+        cfg = self.cfg
+        covered = (
+            cfg.encoder.normalize_before
+            and cfg.decoder.normalize_before
+            and cfg.activation_fn == "relu"
+            and not cfg.layernorm_embedding
+            and not cfg.no_token_positional_embeddings
+            and not cfg.encoder.layerdrop
+            and not cfg.decoder.layerdrop
+            and not cfg.adaptive_softmax_cutoff
+            and not cfg.no_cross_attention
+            and not cfg.cross_self_attention
+            and cfg.encoder.embed_dim == cfg.decoder.embed_dim
+        )
+        if not covered:
+            self.implementation = "stock"
+
+    # ---- checkpoints ----
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Let a baseline's checkpoint (no masks) start a specialised model: its masks stay as they are set."""
+        super().upgrade_state_dict_named(state_dict, name)
+        for layer, fc1 in self.masked_layers().items():
+            key = f"{layer}.fc1.masks"
+            if fc1.masks is not None:
+                state_dict.setdefault(key, fc1.masks)
+            else:
+                state_dict.pop(key, None)
+
+
+@register_model_architecture("masked_transformer", "masked_transformer")
+def masked_transformer(args: Namespace) -> None:
+    """Pre-norm, the paper's choice; sizes are fairseq's defaults unless given."""
+    args.encoder_normalize_before = getattr(args, "encoder_normalize_before", True)
+    args.decoder_normalize_before = getattr(args, "decoder_normalize_before", True)
+    args.implementation = getattr(args, "implementation", None) or "fast"
+    base_architecture(args)

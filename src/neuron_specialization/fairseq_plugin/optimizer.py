@@ -1,0 +1,81 @@
+"""``fused_adam``: fairseq's Adam as one fused kernel call.
+
+fairseq adds ε to √v without bias correction and corrects in the step size; torch's kernel corrects v
+first. The two agree exactly in arithmetic when the kernel gets ε/√(1-β2^t), so the numbers are fairseq's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fairseq.optim import register_optimizer
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from torch import Tensor
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """Adam with decoupled weight decay, the update of ``fairseq.optim.adam.Adam``."""
+
+    supports_memory_efficient_fp16 = False
+    supports_flat_params = True
+
+    def __init__(
+        self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            by_step: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = 0
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                state["step"] += 1
+                by_step.setdefault(state["step"], []).append(
+                    (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+                )
+            for step, entries in by_step.items():
+                self._apply(group, step, entries)
+        return loss
+
+    def _apply(
+        self, group: dict[str, Any], step: int, entries: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+    ) -> None:
+        parameters, gradients, means, squares = (list(column) for column in zip(*entries, strict=True))
+        beta1, beta2 = group["betas"]
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["weight_decay"] * group["lr"])
+        torch._fused_adam_(
+            parameters,
+            gradients,
+            means,
+            squares,
+            [],
+            [torch.full((), float(step), device=parameter.device) for parameter in parameters],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=group["eps"] / math.sqrt(1 - beta2**step),
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+@register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
+class FairseqFusedAdam(FairseqAdam):
+    """Same options as ``adam``."""
+
+    def __init__(self, cfg: Any, params: Any) -> None:
+        super(FairseqAdam, self).__init__(cfg)
+        self._optimizer = FusedAdam(params, **self.optimizer_config)

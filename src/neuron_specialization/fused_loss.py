@@ -1,0 +1,82 @@
+"""Output projection, softmax and label-smoothed cross-entropy in one pass over blocks of tokens.
+
+The logits of a batch ([tokens, vocabulary]) are the largest tensor of a training step. Here they
+exist one block at a time: each block's loss and gradient are computed while it is in the cache, so
+nothing of that size is kept for the backward pass.
+
+The loss is fairseq's (``label_smoothed_nll_loss``): with ε_i = ε/(V-1),
+loss = (1-ε-ε_i)·nll + ε_i·Σ_v -log p_v, whose gradient by logit j is p_j - (1-ε-ε_i)·[j = y] - ε_i.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK_ELEMENTS = 1 << 20  # logits of a block: 4 MiB in float32, about an L2 cache
+
+
+class _ProjectedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, target: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        vocabulary = weight.shape[0]
+        # half precision is widened for the softmax and the sums, as fairseq does
+        wide = torch.promote_types(features.dtype, torch.float32)
+        smooth = epsilon / (vocabulary - 1)
+        sharp = 1.0 - epsilon - smooth
+        rows = max(16, BLOCK_ELEMENTS // vocabulary)
+        needs = any(ctx.needs_input_grad[:2])
+        grad_features = torch.empty_like(features) if needs else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if needs else None
+        loss = features.new_zeros((), dtype=wide)
+        nll = features.new_zeros((), dtype=wide)
+        for start in range(0, features.shape[0], rows):
+            x = features[start : start + rows]
+            y = target[start : start + rows].unsqueeze(1)
+            logits = x @ weight.t()
+            logits = logits.to(wide)
+            log_probabilities = torch.log_softmax(logits, dim=1)
+            block_nll = -log_probabilities.gather(1, y).sum()
+            nll += block_nll
+            loss += sharp * block_nll - smooth * log_probabilities.sum()
+            if grad_features is not None and grad_weight is not None:
+                gradient = log_probabilities.exp_().sub_(smooth)
+                gradient.scatter_add_(1, y, gradient.new_full((), -sharp).expand_as(y))
+                gradient = gradient.to(features.dtype)
+                torch.mm(gradient, weight, out=grad_features[start : start + rows])
+                if grad_weight.dtype == gradient.dtype:
+                    grad_weight.addmm_(gradient.t(), x)
+                else:
+                    grad_weight += gradient.t() @ x
+        if grad_features is not None and grad_weight is not None:
+            ctx.save_for_backward(grad_features, grad_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_features, grad_weight = ctx.saved_tensors
+        scale = gradients[0]
+        return grad_features * scale.to(grad_features.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+
+
+def projected_label_smoothed_loss(
+    features: Tensor, weight: Tensor, target: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Loss of predicting ``target`` from ``features``, summed over tokens.
+
+    Args:
+        features: [N, d], decoder outputs of real (not padding) positions.
+        weight: [V, d], the output projection (no bias).
+        target: int64[N].
+        epsilon: label smoothing.
+
+    Returns:
+        (loss, nll): scalars in nats; nll is for reporting and carries no gradient.
+    """
+    result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(features, weight, target, epsilon)
+    return result
