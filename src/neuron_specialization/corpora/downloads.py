@@ -58,7 +58,7 @@ def fetch(
         name: a name of data/catalogue.tsv.
         output: the file to write; its folder is made.
         mirror: tried first: a folder that holds the file under its catalogue name, a file, a base URL, or a
-            URL that ends in the file's name. What it lacks or has with another checksum comes from the origin.
+            URL that ends in the file's name. What it lacks or has with another checksum is fetched elsewhere.
         report: receives one line a message.
         patience: timeouts and attempts.
 
