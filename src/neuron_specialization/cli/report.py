@@ -1,0 +1,95 @@
+"""Commands that turn scores and logs into tables and figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from neuron_specialization.errors import ConfigError
+from neuron_specialization.tables import (
+    DirectionGroup,
+    read_scores,
+    summarise,
+    write_scores_csv,
+    write_summary_csv,
+)
+
+
+def parse_groups(text: str) -> list[DirectionGroup]:
+    """Read ``--groups``: JSON, or the path of a JSON file.
+
+    Raises:
+        ConfigError: it is neither, or its rows are not direction, group, tier, branch.
+    """
+    path = Path(text) if not text.lstrip().startswith("[") else None
+    try:
+        rows = json.loads(text if path is None else path.read_text(encoding="utf-8"))
+        groups = [DirectionGroup(**row) for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"--groups is not a list of directions: {error}",
+            hint='give [{"direction": "cs-en", "group": "X→en", "tier": "high", "branch": "Slavic"}, …]',
+        ) from None
+    if len({group.direction for group in groups}) != len(groups) or not groups:
+        raise ConfigError("--groups lists no direction, or one twice")
+    return groups
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+@click.command()
+@click.option(
+    "--scores", required=True, type=click.Path(path_type=Path), help="Holds SYSTEM/TESTSET/DIRECTION.json."
+)
+@click.option(
+    "--groups", required=True, help="Every direction with its group, tier and branch: JSON or a file."
+)
+@click.option("--systems", help="Which, in this order; default: all that are there.")
+@click.option("--testsets", help="Which, in this order; default: all that are there.")
+@click.option("--controls", help="Systems to give differences to; default: continued and baseline.")
+@click.option(
+    "--missing",
+    type=click.Choice(["error", "show"]),
+    default="error",
+    show_default=True,
+    help="Refuse missing scores, or show them as gaps.",
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
+def tables(
+    scores: Path,
+    groups: str,
+    systems: str | None,
+    testsets: str | None,
+    controls: str | None,
+    missing: str,
+    output: Path,
+) -> None:
+    """Make scores.csv, summary.csv and summary.md of all scores, and print the table."""
+    from rich.console import Console
+
+    from neuron_specialization.table_text import print_tables, write_summary_markdown
+
+    table = read_scores(
+        scores,
+        parse_groups(groups),
+        systems=_names(systems),
+        testsets=_names(testsets),
+        allow_missing=missing == "show",
+    )
+    chosen = _names(controls)
+    unknown = sorted(set(chosen or []) - set(table.systems))
+    if unknown:
+        raise ConfigError(f"--controls: no system is called {', '.join(unknown)}")
+    means = summarise(table, chosen)
+    write_scores_csv(output / "scores.csv", table)
+    write_summary_csv(output / "summary.csv", means)
+    write_summary_markdown(output / "summary.md", table, means)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a log file wraps nothing
+    print_tables(console, table, means)
+    click.echo(f"written: {output}/scores.csv, summary.csv, summary.md")

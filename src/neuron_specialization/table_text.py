@@ -1,0 +1,205 @@
+"""Score tables for people: Markdown for files, rich tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_specialization.files import atomic_text
+from neuron_specialization.scoring import LABELS
+from neuron_specialization.tables import ALL, Mean, ScoreTable, delta_pairs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+GAP = "–"
+
+
+def label(metric: str) -> str:
+    """How a metric is written: ``chrf++`` is chrF++."""
+    return LABELS.get(metric, metric)
+
+
+def number(value: float | None, metric: str, *, signed: bool = False) -> str:
+    """A score as printed: two decimals, four for COMET, which runs from 0 to 1."""
+    if value is None:
+        return GAP
+    decimals = 4 if metric == "comet" else 2
+    return f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
+
+
+def mean_text(mean: Mean) -> str:
+    """A mean, or how many of its directions have a score where some have none."""
+    if mean.mean is None:
+        return f"{GAP} ({mean.present}/{mean.expected})"
+    return number(mean.mean, mean.metric)
+
+
+def set_name(mean: Mean) -> str:
+    """The name of a row of means: ``en→X, low`` or ``X→en, Slavic`` or ``all``."""
+    parts = [part for part in (mean.tier, mean.branch) if part != ALL]
+    if mean.group == ALL:
+        return ", ".join(["all", *parts])
+    return ", ".join([mean.group, *parts])
+
+
+def write_summary_markdown(path: str | Path, table: ScoreTable, means: Sequence[Mean]) -> None:
+    """Write the means as Markdown tables, one a test set and metric, with the signature under each."""
+    with atomic_text(path) as handle:
+        handle.write("\n".join(_summary_lines(table, means)) + "\n")
+
+
+def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
+    lines = ["# Scores", ""]
+    missing = table.missing()
+    if missing:
+        lines += [f"**Missing scores: {len(missing)}** ({GAP}): {', '.join(missing)}", ""]
+    for testset in table.testsets:
+        for metric in table.metrics:
+            of_table = [mean for mean in means if mean.testset == testset and mean.metric == metric]
+            deltas = delta_pairs(of_table)
+            header = ["directions", "n", *table.systems, *(f"Δ {a} − {b}" for a, b in deltas)]
+            lines += [f"## {label(metric)}, {testset}", "", _row(header)]
+            lines.append(_row(["---", *(["---:"] * (len(header) - 1))]))
+            for row in _by_set(of_table):
+                first = next(iter(row.values()))
+                cells = [set_name(first), str(first.expected)]
+                cells += [mean_text(row[system]) for system in table.systems]
+                cells += [number(row[a].deltas[b], metric, signed=True) for a, b in deltas]
+                bold = first.tier == first.branch == ALL
+                lines.append(_row([f"**{cell}**" for cell in cells] if bold else cells))
+            lines.append("")
+            lines += [f"`{signature}`" for signature in table.signatures(testset, metric)]
+            lines.append("")
+    lines.append("Means over directions; a mean is given only where every direction of its row has a score.")
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _by_set(means: Sequence[Mean]) -> list[dict[str, Mean]]:
+    rows: dict[tuple[str, str, str], dict[str, Mean]] = {}
+    for mean in means:
+        rows.setdefault((mean.group, mean.tier, mean.branch), {})[mean.system] = mean
+    return list(rows.values())
+
+
+def print_tables(console: Console, table: ScoreTable, means: Sequence[Mean]) -> None:
+    """Print, for each test set, directions × systems, then the means, and the signatures under them.
+
+    All metrics stand side by side where the terminal is wide enough, else one below the other.
+    """
+    for testset in table.testsets:
+        segments = {score["segments"] for (_, of, _), score in table.scores.items() if of == testset}
+        title = f"{testset}: {', '.join(str(count) for count in sorted(segments))} segments a direction"
+        shown = _build(table, means, testset, table.metrics, title)
+        if _width(console, shown) <= console.width or len(table.metrics) == 1:
+            _print_whole(console, shown)
+        else:
+            for metric in table.metrics:
+                _print_whole(console, _build(table, means, testset, [metric], f"{label(metric)}, {title}"))
+        for metric in table.metrics:
+            for signature in table.signatures(testset, metric):
+                console.print(f"{label(metric)}: {signature}", style="dim", highlight=False, soft_wrap=True)
+        console.print()
+    missing = table.missing()
+    if missing:
+        console.print(f"missing scores: {len(missing)}: {', '.join(missing)}", style="red", soft_wrap=True)
+
+
+def _width(console: Console, shown: Any) -> int:
+    return console.measure(shown, options=console.options.update(width=10_000)).maximum
+
+
+def _print_whole(console: Console, shown: Any) -> None:
+    """Print without cutting a number off: a terminal too narrow for the table wraps its lines."""
+    width = console.width
+    console.width = max(width, _width(console, shown))
+    try:
+        console.print(shown, crop=False)
+    finally:
+        console.width = width
+
+
+def _build(table: ScoreTable, means: Sequence[Mean], testset: str, metrics: Sequence[str], title: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("direction", no_wrap=True)
+    of_table = [mean for mean in means if mean.testset == testset and mean.metric in metrics]
+    deltas = _shown_deltas(of_table)
+    for metric in metrics:
+        names = [f"{label(metric)}\n{system}" for system in table.systems]
+        names += [f"Δ {system}\n− {control}" for system, control in deltas]
+        for name in names:
+            shown.add_column(name, justify="right", no_wrap=True)
+    for row in table.directions:
+        cells = []
+        for metric in metrics:
+            scores = {system: table.score(system, testset, row.direction, metric) for system in table.systems}
+            texts = {system: number(score, metric) for system, score in scores.items()}
+            best = _best(texts)
+            cells += [_styled(text, system in best, text == GAP) for system, text in texts.items()]
+            for system, control in deltas:
+                a, b = scores[system], scores[control]
+                difference = None if a is None or b is None else a - b
+                cells.append(_styled(number(difference, metric, signed=True), False, difference is None))
+        shown.add_row(row.direction, *cells)
+    _add_means(shown, table, [mean for mean in of_table if mean.branch == ALL], metrics, deltas)
+    return shown
+
+
+def _shown_deltas(means: Sequence[Mean]) -> list[tuple[str, str]]:
+    """The differences with a column in the terminal: each system to its first control; the files have all."""
+    first: dict[str, str] = {}
+    for system, control in delta_pairs(means):
+        first.setdefault(system, control)
+    return list(first.items())
+
+
+def _add_means(
+    shown: Any,
+    table: ScoreTable,
+    means: Sequence[Mean],
+    metrics: Sequence[str],
+    deltas: Sequence[tuple[str, str]],
+) -> None:
+    """Add the rows of means, without those by branch: they are in the files."""
+    previous = None
+    rows: dict[tuple[str, str], dict[tuple[str, str], Mean]] = {}
+    for mean in means:
+        rows.setdefault((mean.group, mean.tier), {})[mean.metric, mean.system] = mean
+    for (group, tier), row in rows.items():
+        if group != previous:
+            shown.add_section()
+            previous = group
+        first = next(iter(row.values()))
+        cells = []
+        for metric in metrics:
+            of_metric = [row[metric, system] for system in table.systems]
+            cells += [_styled(mean_text(mean), False, mean.mean is None) for mean in of_metric]
+            for system, control in deltas:
+                difference = row[metric, system].deltas[control]
+                cells.append(_styled(number(difference, metric, signed=True), False, difference is None))
+        name = f"{set_name(first)} ({first.expected})"
+        shown.add_row(name, *cells, style="bold" if tier == ALL else None)
+
+
+def _best(texts: dict[str, str]) -> set[str]:
+    """The systems with the highest score as printed, ties included; none where there is only one system."""
+    numbers = {system: float(text) for system, text in texts.items() if text != GAP}
+    return (
+        {system for system, value in numbers.items() if value == max(numbers.values())}
+        if len(texts) > 1
+        else set()
+    )
+
+
+def _styled(text: str, best: bool, gap: bool) -> str:
+    if gap:
+        return f"[red]{text}[/red]"
+    return f"[bold]{text}[/bold]" if best else text

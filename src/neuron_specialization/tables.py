@@ -1,0 +1,314 @@
+"""From score files to tables: one row a direction, and means over complete groups.
+
+A mean is given only where every direction of its group has a score; otherwise the table shows how many
+are there. All systems of a comparison must have been scored against the same references with the same
+metric (sacrebleu's signature); anything else is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from neuron_specialization.errors import ScoringError
+from neuron_specialization.files import atomic_text, read_json
+from neuron_specialization.scoring import LABELS
+
+ALL = "all"
+# systems named so are compared with, in this order
+CONTROLS = ("continued", "baseline")
+_KNOWN_SYSTEMS = ("baseline", "continued", "ns")
+_KEYS = ("system", "testset", "direction", "segments", "hypothesis_sha256", "reference_sha256", "metrics")
+
+
+@dataclass(frozen=True)
+class DirectionGroup:
+    """Where a direction belongs: ``en→X`` …, tier, branch (Config.groups)."""
+
+    direction: str
+    group: str
+    tier: str
+    branch: str
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Every score of a comparison, by system, test set and direction; absent ones are gaps."""
+
+    systems: list[str]
+    testsets: list[str]
+    directions: list[DirectionGroup]
+    metrics: list[str]
+    scores: dict[tuple[str, str, str], dict[str, Any]] = field(repr=False)
+
+    def score(self, system: str, testset: str, direction: str, metric: str) -> float | None:
+        """A score, or None where it is missing."""
+        found = self.scores.get((system, testset, direction))
+        return found["metrics"][metric]["score"] if found and metric in found["metrics"] else None
+
+    def missing(self) -> list[str]:
+        """The combinations without a score file, as ``system/testset/direction``."""
+        return [
+            f"{system}/{testset}/{row.direction}"
+            for testset in self.testsets
+            for system in self.systems
+            for row in self.directions
+            if (system, testset, row.direction) not in self.scores
+        ]
+
+    def signatures(self, testset: str, metric: str) -> list[str]:
+        """The signatures in use; more than one only where target languages need different tokenizers."""
+        return sorted(
+            {
+                score["metrics"][metric]["signature"]
+                for (_, of, _), score in self.scores.items()
+                if of == testset and metric in score["metrics"]
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean score of a system over a set of directions.
+
+    ``mean`` is None when a direction of the set has no score; ``present`` of ``expected`` have one.
+    ``deltas``: control system → difference of the means, None where either has a gap.
+    """
+
+    testset: str
+    group: str
+    tier: str
+    branch: str
+    metric: str
+    system: str
+    mean: float | None
+    present: int
+    expected: int
+    deltas: dict[str, float | None]
+
+
+def delta_pairs(means: Sequence[Mean]) -> list[tuple[str, str]]:
+    """(system, control) of every difference the means hold, in their order."""
+    return list(dict.fromkeys((mean.system, control) for mean in means for control in mean.deltas))
+
+
+def read_scores(
+    folder: str | Path,
+    groups: Sequence[DirectionGroup],
+    *,
+    systems: Sequence[str] | None = None,
+    testsets: Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> ScoreTable:
+    """Read all score files below ``folder``.
+
+    Args:
+        folder: holds ``<system>/<testset>/<direction>.json``, as ``score --output`` writes.
+        groups: every direction expected, in the order of the rows.
+        systems, testsets: which, and in which order; None takes all that are there.
+        allow_missing: show missing scores as gaps instead of refusing.
+
+    Raises:
+        ScoringError: no score; a score file that is not one; scores that do not compare; missing ones.
+    """
+    folder = Path(folder)
+    scores = _read_files(folder)
+    if not scores:
+        raise ScoringError(
+            "no score file is here", where=folder, hint="score first: snakemake --cores all score"
+        )
+    found_systems = dict.fromkeys(system for system, _, _ in scores)
+    if systems is None:
+        systems = [name for name in _KNOWN_SYSTEMS if name in found_systems]
+        systems += sorted(name for name in found_systems if name not in systems)
+    if testsets is None:
+        testsets = sorted({testset for _, testset, _ in scores})
+    directions = {row.direction for row in groups}
+    scores = {
+        key: score
+        for key, score in scores.items()
+        if key[0] in systems and key[1] in testsets and key[2] in directions
+    }
+    order = [*LABELS]
+    metrics = sorted(
+        {metric for score in scores.values() for metric in score["metrics"]},
+        key=lambda name: (order.index(name) if name in order else len(order), name),
+    )
+    table = ScoreTable(list(systems), list(testsets), list(groups), metrics, scores)
+    _check_comparable(table)
+    missing = table.missing()
+    if missing and not allow_missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise ScoringError(
+            f"{len(missing)} of {len(systems) * len(testsets) * len(groups)} scores are missing: {shown}",
+            where=folder,
+            hint="score them (snakemake makes what is missing), or show the gaps with --missing show",
+        )
+    return table
+
+
+def _read_files(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    scores = {}
+    for path in sorted(folder.glob("*/*/*.json")):
+        score = read_json(path)
+        absent = [key for key in _KEYS if not isinstance(score, dict) or key not in score]
+        if absent:
+            raise ScoringError(f"not a score file: it lacks {', '.join(absent)}", where=path)
+        key = (path.parent.parent.name, path.parent.name, path.stem)
+        if key != (score["system"], score["testset"], score["direction"]):
+            raise ScoringError(
+                f"this is the score of {score['system']}/{score['testset']}/{score['direction']}, misplaced",
+                where=path,
+                hint="score again with the --system, --testset and --direction of its place",
+            )
+        scores[key] = score
+    return scores
+
+
+def _check_comparable(table: ScoreTable) -> None:
+    """Refuse to put numbers side by side that measure different things."""
+    for testset in table.testsets:
+        for row in table.directions:
+            scores = {
+                system: table.scores[system, testset, row.direction]
+                for system in table.systems
+                if (system, testset, row.direction) in table.scores
+            }
+            for key, name in (("reference_sha256", "references"), ("detokenizer", "detokenizers")):
+                _refuse_differing({s: score.get(key) for s, score in scores.items()}, name, testset, row)
+            for metric in table.metrics:
+                signatures = {
+                    system: score["metrics"][metric]["signature"]
+                    for system, score in scores.items()
+                    if metric in score["metrics"]
+                }
+                _refuse_differing(signatures, f"{LABELS.get(metric, metric)} signatures", testset, row)
+
+
+def _refuse_differing(values: dict[str, Any], what: str, testset: str, row: DirectionGroup) -> None:
+    if len(set(values.values())) > 1:
+        raise ScoringError(
+            f"the systems were scored with different {what}: "
+            + "; ".join(f"{system}: {value}" for system, value in values.items()),
+            where=f"{testset}/{row.direction}",
+            cause="score files of different runs",
+            hint="score this direction of every system again",
+        )
+
+
+def controls_of(systems: Iterable[str]) -> list[str]:
+    """The systems that others are compared with."""
+    systems = list(systems)
+    return [name for name in CONTROLS if name in systems] if len(systems) > 1 else []
+
+
+def summarise(table: ScoreTable, controls: Sequence[str] | None = None) -> list[Mean]:
+    """Means over directions for every system, metric and test set.
+
+    For every direction group and for all directions: over each tier, each branch, and the whole.
+    """
+    controls = controls_of(table.systems) if controls is None else list(controls)
+    means = []
+    for testset in table.testsets:
+        for group, tier, branch, rows in _sets(table.directions):
+            for metric in table.metrics:
+                values = {
+                    system: [table.score(system, testset, row.direction, metric) for row in rows]
+                    for system in table.systems
+                }
+                complete = {system: _mean(found) for system, found in values.items()}
+                for system in table.systems:
+                    # a control is compared only with those after it: not twice with the sign turned
+                    others = controls[controls.index(system) + 1 :] if system in controls else controls
+                    deltas = {control: _difference(complete[system], complete[control]) for control in others}
+                    present = sum(value is not None for value in values[system])
+                    means.append(
+                        Mean(
+                            *(testset, group, tier, branch, metric, system, complete[system]),
+                            present=present,
+                            expected=len(rows),
+                            deltas=deltas,
+                        )
+                    )
+    return means
+
+
+def _sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, list[DirectionGroup]]]:
+    """The sets of directions that get a mean: (group, tier, branch, directions)."""
+    groups = list(dict.fromkeys(row.group for row in rows))
+    tiers = list(dict.fromkeys(row.tier for row in rows))
+    branches = list(dict.fromkeys(row.branch for row in rows))
+    sets = []
+    for group in [*groups, ALL] if len(groups) > 1 else groups or [ALL]:
+        of_group = [row for row in rows if group in (row.group, ALL)]
+        if len(tiers) > 1:
+            sets += [(group, tier, ALL, [row for row in of_group if row.tier == tier]) for tier in tiers]
+        if len(branches) > 1:
+            sets += [(group, ALL, name, [row for row in of_group if row.branch == name]) for name in branches]
+        sets.append((group, ALL, ALL, of_group))
+    return [entry for entry in sets if entry[3]]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return fmean(present) if present and len(present) == len(values) else None
+
+
+def _difference(value: float | None, control: float | None) -> float | None:
+    return None if value is None or control is None else value - control
+
+
+def write_scores_csv(path: str | Path, table: ScoreTable) -> None:
+    """Write one row per system, test set and direction; a missing score is a row with empty cells."""
+    fields = ["system", "testset", "direction", "group", "tier", "branch", "segments"]
+    for metric in table.metrics:
+        fields += [metric, f"{metric}_low", f"{metric}_high"]
+    fields += ["confidence", "detokenizer", "hypothesis_sha256", "reference_sha256"]
+    fields += [f"{metric}_signature" for metric in table.metrics]
+    with atomic_text(path) as handle:
+        writer = csv.DictWriter(handle, fields, restval="", lineterminator="\n")
+        writer.writeheader()
+        for testset in table.testsets:
+            for system in table.systems:
+                for row in table.directions:
+                    writer.writerow(_csv_row(table, system, testset, row))
+
+
+def _csv_row(table: ScoreTable, system: str, testset: str, row: DirectionGroup) -> dict[str, Any]:
+    cells: dict[str, Any] = {"system": system, "testset": testset, **vars(row)}
+    score = table.scores.get((system, testset, row.direction))
+    if score is None:
+        return cells
+    for key in ("segments", "detokenizer", "hypothesis_sha256", "reference_sha256"):
+        cells[key] = score.get(key, "")
+    for metric, result in score["metrics"].items():
+        cells[metric] = _rounded(result["score"])
+        cells[f"{metric}_low"], cells[f"{metric}_high"] = _rounded(result["low"]), _rounded(result["high"])
+        cells[f"{metric}_signature"] = result["signature"]
+        cells["confidence"] = result["confidence"] if result["confidence"] is not None else ""
+    return cells
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def write_summary_csv(path: str | Path, means: Sequence[Mean]) -> None:
+    """Write the means, one row each; where directions are missing the mean is empty."""
+    controls = list(dict.fromkeys(control for mean in means for control in mean.deltas))
+    fields = ["testset", "group", "tier", "branch", "metric", "system", "mean", "directions", "expected"]
+    with atomic_text(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow([*fields, *(f"delta_{control}" for control in controls)])
+        for mean in means:
+            writer.writerow(
+                [
+                    *(mean.testset, mean.group, mean.tier, mean.branch, mean.metric, mean.system),
+                    *(_rounded(mean.mean), mean.present, mean.expected),
+                    *(_rounded(mean.deltas.get(control)) for control in controls),
+                ]
+            )

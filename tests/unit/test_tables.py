@@ -1,0 +1,261 @@
+"""Tables: complete or visibly not, comparable or refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from neuron_specialization.cli import main
+from neuron_specialization.errors import NeuronSpecializationError, ScoringError
+from neuron_specialization.table_text import print_tables, write_summary_markdown
+from neuron_specialization.tables import (
+    DirectionGroup,
+    Mean,
+    read_scores,
+    summarise,
+    write_scores_csv,
+    write_summary_csv,
+)
+
+GROUPS = [
+    DirectionGroup("en-de", "en→X", "high", "Germanic"),
+    DirectionGroup("en-sv", "en→X", "low", "Germanic"),
+    DirectionGroup("de-en", "X→en", "high", "Germanic"),
+    DirectionGroup("sv-en", "X→en", "low", "Germanic"),
+]
+BLEU = {"en-de": 10.0, "en-sv": 12.0, "de-en": 20.0, "sv-en": 23.0}
+GAIN = {"baseline": 0.0, "continued": 1.0, "ns": 3.0}
+
+
+def score_json(system: str, direction: str, bleu: float) -> dict:
+    def metric(score: float, signature: str) -> dict:
+        interval = {"low": score - 1, "high": score + 1, "confidence": 0.95}
+        return {"score": score, "signature": signature, **interval, "verbose": ""}
+
+    return {
+        "system": system,
+        "testset": "heldout",
+        "direction": direction,
+        "segments": 500,
+        "detokenizer": "none",
+        "hypothesis_sha256": f"h-{system}-{direction}",
+        "reference_sha256": f"r-{direction}",
+        "metrics": {"bleu": metric(bleu, "tok:13a"), "chrf++": metric(2 * bleu, "nc:6|nw:2")},
+    }
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    folder = tmp_path / "scores"
+    for system, gain in GAIN.items():
+        for direction, bleu in BLEU.items():
+            path = folder / system / "heldout" / f"{direction}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(score_json(system, direction, bleu + gain)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def change(scores: Path) -> Callable[..., Path]:
+    def changer(system: str, direction: str, /, **values: object) -> Path:
+        path = scores / system / "heldout" / f"{direction}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values), encoding="utf-8")
+        return path
+
+    return changer
+
+
+def mean_of(means: list[Mean], system: str, group: str, tier: str = "all", metric: str = "bleu") -> Mean:
+    found = [
+        mean
+        for mean in means
+        if (mean.system, mean.group, mean.tier, mean.metric, mean.branch)
+        == (system, group, tier, metric, "all")
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_means_and_differences(scores: Path) -> None:
+    table = read_scores(scores, GROUPS)
+    assert table.systems == ["baseline", "continued", "ns"]
+    assert table.metrics == ["bleu", "chrf++"]
+    means = summarise(table)
+    assert mean_of(means, "baseline", "en→X").mean == 11.0
+    assert mean_of(means, "baseline", "X→en").mean == 21.5
+    assert mean_of(means, "baseline", "all").mean == 16.25
+    assert mean_of(means, "baseline", "all", "low").mean == 17.5
+    assert mean_of(means, "ns", "X→en", metric="chrf++").mean == 49.0
+    assert mean_of(means, "ns", "all").deltas == {"continued": 2.0, "baseline": 3.0}
+    assert mean_of(means, "continued", "all").deltas == {"baseline": 1.0}
+    assert mean_of(means, "baseline", "all").deltas == {}
+
+
+def test_a_missing_score_is_refused_naming_it(scores: Path) -> None:
+    (scores / "ns" / "heldout" / "en-de.json").unlink()
+    with pytest.raises(ScoringError, match="1 of 12 scores are missing: ns/heldout/en-de"):
+        read_scores(scores, GROUPS)
+
+
+def test_a_shown_gap_never_makes_a_smaller_mean(scores: Path, tmp_path: Path) -> None:
+    (scores / "ns" / "heldout" / "en-de.json").unlink()
+    table = read_scores(scores, GROUPS, allow_missing=True)
+    means = summarise(table)
+    gap = mean_of(means, "ns", "en→X")
+    assert (gap.mean, gap.present, gap.expected) == (None, 1, 2)
+    assert gap.deltas == {"continued": None, "baseline": None}
+    assert mean_of(means, "ns", "all", "high").mean is None
+    assert mean_of(means, "ns", "en→X", "low").mean == 15.0
+    assert mean_of(means, "ns", "X→en").mean == 24.5
+
+    write_scores_csv(tmp_path / "scores.csv", table)
+    rows = {(r["system"], r["direction"]): r for r in csv.DictReader((tmp_path / "scores.csv").open())}
+    assert len(rows) == 12
+    assert rows["ns", "en-de"]["bleu"] == "" and rows["ns", "en-de"]["tier"] == "high"
+    assert rows["ns", "en-sv"]["bleu"] == "15.0000"
+
+    write_summary_markdown(tmp_path / "summary.md", table, means)
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "**Missing scores: 1**" in text and "ns/heldout/en-de" in text
+    assert "| **en→X** | **2** | **11.00** | **12.00** | **– (1/2)** |" in text
+
+
+def test_systems_that_are_asked_for_and_absent_are_missing(scores: Path) -> None:
+    with pytest.raises(ScoringError, match="4 of 8 scores are missing: random/heldout/en-de"):
+        read_scores(scores, GROUPS, systems=["ns", "random"])
+
+
+def test_scores_csv(scores: Path, tmp_path: Path) -> None:
+    write_scores_csv(tmp_path / "scores.csv", read_scores(scores, GROUPS, systems=["ns"]))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8")))
+    assert [row["direction"] for row in rows] == ["en-de", "en-sv", "de-en", "sv-en"]
+    assert rows[2] == {
+        "system": "ns",
+        "testset": "heldout",
+        "direction": "de-en",
+        "group": "X→en",
+        "tier": "high",
+        "branch": "Germanic",
+        "segments": "500",
+        "bleu": "23.0000",
+        "bleu_low": "22.0000",
+        "bleu_high": "24.0000",
+        "chrf++": "46.0000",
+        "chrf++_low": "45.0000",
+        "chrf++_high": "47.0000",
+        "confidence": "0.95",
+        "detokenizer": "none",
+        "hypothesis_sha256": "h-ns-de-en",
+        "reference_sha256": "r-de-en",
+        "bleu_signature": "tok:13a",
+        "chrf++_signature": "nc:6|nw:2",
+    }
+
+
+def test_summary_csv(scores: Path, tmp_path: Path) -> None:
+    write_summary_csv(tmp_path / "summary.csv", summarise(read_scores(scores, GROUPS)))
+    rows = list(csv.DictReader((tmp_path / "summary.csv").open(encoding="utf-8")))
+    found = [
+        row
+        for row in rows
+        if (row["group"], row["tier"], row["system"], row["metric"]) == ("X→en", "all", "ns", "bleu")
+    ]
+    assert len(found) == 1
+    assert (found[0]["mean"], found[0]["directions"], found[0]["expected"]) == ("24.5000", "2", "2")
+    assert (found[0]["delta_continued"], found[0]["delta_baseline"]) == ("2.0000", "3.0000")
+
+
+def test_markdown_has_every_number_and_the_signature(scores: Path, tmp_path: Path) -> None:
+    table = read_scores(scores, GROUPS)
+    write_summary_markdown(tmp_path / "summary.md", table, summarise(table))
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "| en→X, high | 1 | 10.00 | 11.00 | 13.00 | +1.00 | +2.00 | +3.00 |" in text
+    assert (
+        "| **all** | **4** | **16.25** | **17.25** | **19.25** | **+1.00** | **+2.00** | **+3.00** |" in text
+    )
+    assert "`tok:13a`" in text and "Missing" not in text
+
+
+@pytest.mark.parametrize("width", [200, 80, 30])
+def test_terminal_shows_whole_numbers_at_any_width(scores: Path, width: int) -> None:
+    table = read_scores(scores, GROUPS)
+    output = io.StringIO()
+    print_tables(Console(file=output, width=width), table, summarise(table))
+    text = output.getvalue()
+    assert "…" not in text
+    for number in ("10.00", "26.00", "52.00", "24.50", "+2.00"):
+        assert number in text
+    assert "BLEU: tok:13a" in text and "chrF++: nc:6|nw:2" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"reference_sha256": "other"}, "different references"),
+        ({"detokenizer": "moses"}, "different detokenizers"),
+        (
+            {"metrics": {"bleu": {"score": 1.0, "signature": "tok:intl", "low": None, "high": None}}},
+            "different BLEU signatures",
+        ),
+        ({"direction": "sv-en"}, "misplaced"),
+    ],
+)
+def test_refuses_scores_that_do_not_compare(
+    scores: Path, change: Callable[..., Path], values: dict, message: str
+) -> None:
+    change("ns", "de-en", **values)
+    with pytest.raises(ScoringError, match=message):
+        read_scores(scores, GROUPS)
+
+
+def test_refuses_what_is_not_a_score(scores: Path) -> None:
+    path = scores / "ns" / "heldout" / "de-en.json"
+    path.write_text('{"system": "ns"}', encoding="utf-8")
+    with pytest.raises(ScoringError, match="it lacks testset, direction"):
+        read_scores(scores, GROUPS)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(NeuronSpecializationError, match="not valid JSON"):
+        read_scores(scores, GROUPS)
+
+
+def test_refuses_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ScoringError, match="no score file"):
+        read_scores(tmp_path, GROUPS)
+
+
+def test_a_metric_that_one_system_lacks_is_a_gap(scores: Path, change: Callable[..., Path]) -> None:
+    metrics = score_json("ns", "de-en", 23.0)["metrics"]
+    comet = {"score": 0.8, "signature": "m", "low": None, "high": None, "confidence": None, "verbose": ""}
+    change("ns", "de-en", metrics=metrics | {"comet": comet})
+    table = read_scores(scores, GROUPS)
+    assert table.metrics == ["bleu", "chrf++", "comet"]
+    means = summarise(table)
+    assert mean_of(means, "ns", "X→en", "high", "comet").mean == 0.8
+    assert mean_of(means, "ns", "X→en", metric="comet").mean is None
+    assert mean_of(means, "baseline", "X→en", metric="comet").present == 0
+
+
+def test_command(scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = json.dumps([vars(row) for row in GROUPS])
+    main(["tables", "--scores", str(scores), "--groups", groups, "--output", str(tmp_path / "tables")])
+    printed = capsys.readouterr().out
+    assert "heldout: 500 segments a direction" in printed and "24.50" in printed
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
+        "scores.csv",
+        "summary.csv",
+        "summary.md",
+    ]
+
+
+@pytest.mark.parametrize("groups", ["[", "[]", '[{"direction": "de-en"}]', "/no/such/file.json"])
+def test_command_refuses_bad_groups(scores: Path, tmp_path: Path, groups: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["tables", "--scores", str(scores), "--groups", groups, "--output", str(tmp_path / "tables")])
+    assert stopped.value.code == 1
+    assert not (tmp_path / "tables").exists()
