@@ -23,7 +23,8 @@ import requests
 from neuron_specialization.errors import DownloadError
 from neuron_specialization.files import write_json
 
-CHUNK = 1 << 20
+# small: what arrived of a chunk before the connection broke is lost
+CHUNK = 1 << 16
 MAX_REDIRECTS = 8
 # free space that must remain beside the download, bytes
 DISK_MARGIN = 64 << 20
@@ -299,8 +300,9 @@ class HttpDownload:
                 raise DownloadError(self._refusal(response), where=self.url)
             self._refuse_page(response)
             total = self._total(response, have)
-            if status == 206 and have:
-                if _content_range(response) is None or _content_range(response) != (have, total):
+            if status == 206:
+                span = _content_range(response)
+                if not have or span is None or span[0] != have:
                     self.discard()
                     raise _TransientError("the server sent another range than asked for; starting over")
             else:
