@@ -35,7 +35,9 @@ class DropoutPool:
         if self.p > 0 and generation != self._generation:
             generator = torch.Generator().manual_seed((self.seed << 20) + generation)
             # a new tensor, not an in-place draw: a live graph may still hold slices of the old pool
-            self._pool = torch.empty(POOL_ELEMENTS).bernoulli_(1 - self.p, generator=generator).div_(1 - self.p)
+            self._pool = (
+                torch.empty(POOL_ELEMENTS).bernoulli_(1 - self.p, generator=generator).div_(1 - self.p)
+            )
             self._generation = generation
 
     def mask_like(self, x: Tensor) -> Tensor:

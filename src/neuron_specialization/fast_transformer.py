@@ -10,18 +10,20 @@ in one product. Equality with the stock forward pass is tested to float64 roundi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from neuron_specialization.fast_dropout import DropoutPool
 
-FeedForward = Callable[[nn.Module, Tensor], Tensor]
+# fairseq publishes no types: its modules are Any here
+FeedForward = Callable[[Any, Tensor], Tensor]
 
 
-def _layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
-    return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
+def _layer_norm(x: Tensor, norm: Any) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -34,14 +36,12 @@ def _join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(batch, length, heads * width)
 
 
-def _projections(attention: nn.Module, names: str) -> tuple[Tensor, Tensor]:
+def _projections(attention: Any, names: str) -> tuple[Tensor, Tensor]:
     parts = [getattr(attention, f"{name}_proj") for name in names]
     return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
 
 
-def self_attention(
-    attention: nn.Module, x: Tensor, *, bias: Tensor | None, causal: bool, dropout: float
-) -> Tensor:
+def self_attention(attention: Any, x: Tensor, *, bias: Tensor | None, causal: bool, dropout: float) -> Tensor:
     """Multi-head self-attention on fairseq's MultiheadAttention parameters.
 
     Args:
@@ -64,35 +64,32 @@ def self_attention(
         dropout_p=dropout,
         is_causal=causal and bias is None,
     )
-    projection: nn.Linear = attention.out_proj  # type: ignore[assignment]
-    return F.linear(_join_heads(attended), projection.weight, projection.bias)
+    return F.linear(_join_heads(attended), attention.out_proj.weight, attention.out_proj.bias)
 
 
 def cross_attention(
-    attention: nn.Module, x: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, dropout: float
+    attention: Any, x: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, dropout: float
 ) -> Tensor:
     """Encoder-decoder attention; ``key`` and ``value`` [B, S, d] are projected already."""
     heads = int(attention.num_heads)
-    q_proj: nn.Linear = attention.q_proj  # type: ignore[assignment]
     attended = F.scaled_dot_product_attention(
-        _split_heads(F.linear(x, q_proj.weight, q_proj.bias), heads),
+        _split_heads(F.linear(x, attention.q_proj.weight, attention.q_proj.bias), heads),
         _split_heads(key, heads),
         _split_heads(value, heads),
         attn_mask=bias,
         dropout_p=dropout,
     )
-    projection: nn.Linear = attention.out_proj  # type: ignore[assignment]
-    return F.linear(_join_heads(attended), projection.weight, projection.bias)
+    return F.linear(_join_heads(attended), attention.out_proj.weight, attention.out_proj.bias)
 
 
-def _embed(stack: nn.Module, tokens: Tensor, drop: DropoutPool) -> Tensor:
-    x = F.embedding(tokens, stack.embed_tokens.weight) * stack.embed_scale  # type: ignore
-    x = x + stack.embed_positions(tokens)  # type: ignore[operator]
+def _embed(stack: Any, tokens: Tensor, drop: DropoutPool) -> Tensor:
+    x = F.embedding(tokens, stack.embed_tokens.weight) * stack.embed_scale
+    x = x + stack.embed_positions(tokens)
     return drop.dropout(x)
 
 
 def encode(
-    encoder: nn.Module, tokens: Tensor, *, feed_forward: FeedForward, drop: DropoutPool, attention_dropout: float
+    encoder: Any, tokens: Tensor, *, feed_forward: FeedForward, drop: DropoutPool, attention_dropout: float
 ) -> tuple[Tensor, Tensor | None]:
     """Run the encoder.
 
@@ -104,12 +101,12 @@ def encode(
     Returns:
         (states [B, S, d], attention bias bool[B, 1, 1, S] with True on real tokens, or None without padding).
     """
-    real = tokens.ne(encoder.padding_idx)  # type: ignore[arg-type]
+    real = tokens.ne(encoder.padding_idx)
     bias = None if bool(real.all()) else real[:, None, None, :]
     x = _embed(encoder, tokens, drop)
     if bias is not None:
         x = x * real.unsqueeze(-1)
-    for layer in encoder.layers:  # type: ignore[union-attr]
+    for layer in encoder.layers:
         y = self_attention(
             layer.self_attn,
             _layer_norm(x, layer.self_attn_layer_norm),
@@ -119,11 +116,11 @@ def encode(
         )
         x = drop.add(x, y)
         x = drop.add(x, feed_forward(layer, _layer_norm(x, layer.final_layer_norm)))
-    return _layer_norm(x, encoder.layer_norm), bias  # type: ignore[arg-type]
+    return _layer_norm(x, encoder.layer_norm), bias
 
 
 def decode(
-    decoder: nn.Module,
+    decoder: Any,
     tokens: Tensor,
     states: Tensor,
     states_bias: Tensor | None,
@@ -143,7 +140,7 @@ def decode(
     Returns:
         features [B, T, d], before the output projection.
     """
-    layers = list(decoder.layers)  # type: ignore[arg-type]
+    layers = list(decoder.layers)
     weights, offsets = zip(*(_projections(layer.encoder_attn, "kv") for layer in layers), strict=True)
     keys_values = F.linear(states, torch.cat(weights), torch.cat(offsets)).chunk(2 * len(layers), dim=-1)
     x = _embed(decoder, tokens, drop)
@@ -166,4 +163,4 @@ def decode(
         )
         x = drop.add(x, y)
         x = drop.add(x, feed_forward(layer, _layer_norm(x, layer.final_layer_norm)))
-    return _layer_norm(x, decoder.layer_norm)  # type: ignore[arg-type]
+    return _layer_norm(x, decoder.layer_norm)

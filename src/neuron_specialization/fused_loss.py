@@ -61,7 +61,12 @@ class _ProjectedLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_features, grad_weight = ctx.saved_tensors
         scale = gradients[0]
-        return grad_features * scale.to(grad_features.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+        return (
+            grad_features * scale.to(grad_features.dtype),
+            grad_weight * scale.to(grad_weight.dtype),
+            None,
+            None,
+        )
 
 
 def projected_label_smoothed_loss(
@@ -78,5 +83,5 @@ def projected_label_smoothed_loss(
     Returns:
         (loss, nll): scalars in nats; nll is for reporting and carries no gradient.
     """
-    result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(features, weight, target, epsilon)
+    result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(features, weight, target, epsilon)  # type: ignore[no-untyped-call]
     return result

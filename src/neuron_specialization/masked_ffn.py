@@ -87,8 +87,6 @@ def gather_ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gather
     All parameters get their exact gradient: a masked neuron's bias and its column of W2 through the
     constant, its row of W1 none.
     """
-    hidden = F.relu(
-        F.linear(x, w1.index_select(0, gather.kept), b1.index_select(0, gather.kept))
-    )
+    hidden = F.relu(F.linear(x, w1.index_select(0, gather.kept), b1.index_select(0, gather.kept)))
     constant = torch.addmv(b2, w2, F.relu(b1) * gather.masked)
     return F.linear(hidden, w2.index_select(1, gather.kept), constant)

@@ -46,14 +46,17 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, dictionary: Dictionary) -> d
         src = side(folder / f"{source}-{target}.src", count, source)
         tgt = side(folder / f"{source}-{target}.tgt", count, target)
         made[f"{source}-{target}"] = LanguagePairDataset(
-            src, src.sizes, dictionary, tgt, tgt.sizes, dictionary, left_pad_source=True, left_pad_target=False
+            src, src.sizes, dictionary, tgt, tgt.sizes, dictionary, left_pad_target=False
         )
     return made
 
 
 def sampled(kind: type, pairs: dict[str, LanguagePairDataset], epoch: int = 1) -> SampledMultiDataset:
     extra = {"virtual_epoch_size": 33} if kind is SampledMultiEpochDataset else {}
-    return kind(OrderedDict(pairs), sampling_ratios=[0.5, 0.3, 0.2], virtual_size=100, split="train", epoch=epoch, **extra)
+    ratios = [0.5, 0.3, 0.2]
+    return kind(
+        OrderedDict(pairs), sampling_ratios=ratios, virtual_size=100, split="train", epoch=epoch, **extra
+    )
 
 
 def same_batch(ours: dict, theirs: dict) -> None:

@@ -18,7 +18,9 @@ from neuron_specialization.fused_loss import projected_label_smoothed_loss
 class FusedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):
     """Same loss and log as ``label_smoothed_cross_entropy``; padding never reaches the output projection."""
 
-    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
+    def forward(
+        self, model: Any, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Any, dict[str, Any]]:
         if not reduce or self.report_accuracy or self.ignore_prefix_size:
             return super().forward(model, sample, reduce)
         features, _ = model(**sample["net_input"], features_only=True)

@@ -90,7 +90,9 @@ class PackedPairs(FairseqDataset):
         left = {bool(dataset.left_pad_source) for dataset in inner.datasets}
         if len(left) != 1:
             return None
-        return cls(inner, pairs, left_pad_source=left.pop(), pad=pad, eos=eos, single_direction=single_direction)
+        return cls(
+            inner, pairs, left_pad_source=left.pop(), pad=pad, eos=eos, single_direction=single_direction
+        )
 
     # ---- which sentence an index means ----
 
@@ -99,7 +101,9 @@ class PackedPairs(FairseqDataset):
         inner = self.inner
         if isinstance(inner, SampledMultiEpochDataset):
             indices = np.asarray(inner._random_global_indices)[inner._current_epoch_start_index + indices]
-        ends = np.asarray(inner.cumulative_sizes if isinstance(inner, ConcatDataset) else inner.cumulated_sizes)
+        ends = np.asarray(
+            inner.cumulative_sizes if isinstance(inner, ConcatDataset) else inner.cumulated_sizes
+        )
         direction = np.searchsorted(ends, indices, side="right")
         if isinstance(inner, ConcatDataset):
             return direction, indices - np.where(direction > 0, ends[direction - 1], 0)

@@ -60,7 +60,9 @@ class MaskedLinear(nn.Linear):
 
 def _masked_fc1(input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
     if q_noise:
-        raise MaskError("quantisation noise and neuron masks do not go together", hint="drop --quant-noise-pq")
+        raise MaskError(
+            "quantisation noise and neuron masks do not go together", hint="drop --quant-noise-pq"
+        )
     return MaskedLinear(input_dim, output_dim)
 
 
@@ -172,7 +174,7 @@ class MaskedTransformer(TransformerModel):
             for name, fc1 in layers.items():
                 if given[name].shape != (fc1.out_features,):
                     raise MaskError(
-                        f"{name}: mask of shape {tuple(given[name].shape)}, the layer has {fc1.out_features} neurons",
+                        f"{name}: mask of shape {tuple(given[name].shape)} for {fc1.out_features} neurons",
                         where=direction,
                     )
                 assert fc1.masks is not None
@@ -187,7 +189,8 @@ class MaskedTransformer(TransformerModel):
         """
         if direction is not None and self.mask_directions and direction not in self.mask_directions:
             raise MaskError(
-                f"this model has no mask for {direction}", hint=f"its directions: {', '.join(self.mask_directions)}"
+                f"this model has no mask for {direction}",
+                hint=f"its directions: {', '.join(self.mask_directions)}",
             )
         self.fixed_direction = (
             self.mask_directions.index(direction) if direction and self.mask_directions else None
@@ -218,7 +221,7 @@ class MaskedTransformer(TransformerModel):
         super().set_num_updates(num_updates)
         self._updates = num_updates
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         src_tokens: Tensor,
         src_lengths: Tensor,
@@ -246,7 +249,9 @@ class MaskedTransformer(TransformerModel):
         elif not self.mask_directions:
             direction = None
         if self.implementation == "stock":
-            return self._stock_forward(src_tokens, src_lengths, prev_output_tokens, features_only, rows, direction)
+            return self._stock_forward(
+                src_tokens, src_lengths, prev_output_tokens, features_only, rows, direction
+            )
         features = self._fast_features(src_tokens, prev_output_tokens, rows, direction)
         return (features if features_only else self.decoder.output_layer(features)), {}
 
@@ -288,7 +293,11 @@ class MaskedTransformer(TransformerModel):
             return F.linear(hidden, fc2.weight, fc2.bias)
 
         states, bias = fast_transformer.encode(
-            self.encoder, src_tokens, feed_forward=feed_forward, drop=pool, attention_dropout=attention_dropout
+            self.encoder,
+            src_tokens,
+            feed_forward=feed_forward,
+            drop=pool,
+            attention_dropout=attention_dropout,
         )
         return fast_transformer.decode(
             self.decoder,
@@ -330,7 +339,7 @@ class MaskedTransformer(TransformerModel):
     # ---- checkpoints ----
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Let a baseline's checkpoint (no masks) start a specialised model: its masks stay as they are set."""
+        """Let a baseline's checkpoint (no masks) start a specialised model, whose masks stay as they are."""
         super().upgrade_state_dict_named(state_dict, name)
         for layer, fc1 in self.masked_layers().items():
             key = f"{layer}.fc1.masks"

@@ -28,12 +28,14 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
     @staticmethod
     def add_args(parser: ArgumentParser) -> None:
         TranslationMultiSimpleEpochTask.add_args(parser)
-        parser.add_argument("--masks", metavar="DIR", help="folder of <direction>.safetensors; no masks without it")
+        parser.add_argument(
+            "--masks", metavar="DIR", help="folder of <direction>.safetensors; no masks without it"
+        )
         parser.add_argument(
             "--batching",
             choices=["mixed", "single-direction"],
             default="mixed",
-            help="mixed: an ordinary batch, each sentence under its own mask; single-direction: as the reference",
+            help="mixed: each sentence of a batch under its own mask; single-direction: as the reference",
         )
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
