@@ -1,0 +1,82 @@
+"""The ``train`` command."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from neuron_specialization.errors import TrainingError
+
+
+@click.command()
+@click.option(
+    "--recipe", "recipe_json", required=True, metavar="JSON", help="What is trained (config.Recipe)."
+)
+@click.option("--data-bin", type=click.Path(path_type=Path), required=True, help="Binarised data.")
+@click.option("--init", type=click.Path(path_type=Path), help="The model.pt to go on from.")
+@click.option("--masks", type=click.Path(path_type=Path), help="Folder of <direction>.safetensors.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The system's folder.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="0 trains on the CPU.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads a process."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Data-loading processes a trainer.",
+)
+@click.option("--trainer", metavar="COMMAND", help="Take this instead of fairseq-train (same arguments).")
+@click.option(
+    "--discard-unfinished", is_flag=True, help="Delete unfinished runs that were started with other settings."
+)
+def train(
+    recipe_json: str,
+    data_bin: Path,
+    init: Path | None,
+    masks: Path | None,
+    output: Path,
+    gpus: int,
+    threads: int,
+    workers: int,
+    trainer: str | None,
+    discard_unfinished: bool,
+) -> None:
+    """Train one system to its end; resume it if it was interrupted.
+
+    Writes model.pt (the best checkpoint), model.json and metrics.jsonl. Live checkpoints are kept in
+    checkpoints/<fingerprint>/, beside the trainer's full log.
+    """
+    from neuron_specialization.config import parse_recipe
+    from neuron_specialization.trainer_arguments import DEFAULT_TRAINER, Resources
+    from neuron_specialization.training import train as run
+
+    try:
+        facts = run(
+            parse_recipe(recipe_json),
+            data_bin,
+            output,
+            init=init,
+            masks=masks,
+            resources=Resources(gpus=gpus, threads=threads, workers=workers),
+            trainer=shlex.split(trainer) if trainer else DEFAULT_TRAINER,
+            stream=sys.stderr,
+            discard_unfinished=discard_unfinished,
+        )
+    except OSError as error:
+        raise TrainingError(
+            f"a file cannot be read or written: {error.strerror or error}",
+            where=error.filename,
+            cause="the disk is full or the folder is read-only",
+            hint="make room or grant access, then run the same command again: it resumes",
+        ) from None
+    loss = facts["valid_loss"]
+    click.echo(
+        f"{output / 'model.pt'}: best of {facts['updates']:,} updates"
+        + (f", validation loss {loss:.3f}" if loss is not None else "")
+        + f", {facts['parameters']:,} parameters"
+    )

@@ -1,0 +1,201 @@
+"""The trainer as a child process: started so that it never outlives us unnoticed, read until it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from neuron_specialization.errors import TrainingError
+from neuron_specialization.locks import FileLock
+from neuron_specialization.progress import EXPLODED, MetricsFile, ProgressDisplay, Record, TrainerLog
+
+# How long a trainer may take to end after it was asked to, before it is killed.
+GRACE_SECONDS = 60.0
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Outcome:
+    """How a trainer ended.
+
+    Attributes:
+        exit_code: as subprocess gives it: negative is a signal.
+        log: what was read from its log.
+        signal_received: the signal that asked us to stop, by name.
+        diverged: why it was stopped for its loss, in words.
+    """
+
+    exit_code: int
+    log: TrainerLog
+    signal_received: str | None = None
+    diverged: str | None = None
+
+    @property
+    def exit_text(self) -> str:
+        if self.exit_code < 0:
+            return f"signal {signal.Signals(-self.exit_code).name}"
+        return f"exit status {self.exit_code}"
+
+
+def run_trainer(
+    command: Sequence[str],
+    *,
+    environment: dict[str, str],
+    log_path: Path,
+    lock: FileLock,
+    metrics: MetricsFile,
+    display: ProgressDisplay,
+    keep_open: Sequence[int] = (),
+) -> Outcome:
+    """Run a trainer to its end; append all it says to ``log_path``, and its metrics to ``metrics``.
+
+    The child inherits the lock, so that no second trainer starts while it lives; it is told to end when we
+    die (Linux), and when we are: SIGTERM, SIGINT and SIGHUP are passed on to it.
+
+    Args:
+        command: program and arguments.
+        environment: its environment variables.
+        log_path: its standard output and error, appended.
+        lock: of the run; held.
+        metrics: where its records go.
+        display: shows them.
+        keep_open: further descriptors (GPU locks) that it inherits.
+
+    Raises:
+        TrainingError: it cannot be started.
+    """
+    log = TrainerLog()
+    outcome = Outcome(exit_code=0, log=log)
+    seconds_before, started = metrics.seconds, time.monotonic()
+    with log_path.open("a", encoding="utf-8") as log_file:
+        log_file.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n")
+        log_file.flush()
+        child = _start(command, environment, (lock.descriptor, *keep_open))
+        with _ended(child), _forwarding(child, outcome):
+            lock.describe(trainer=child.pid)
+            assert child.stdout is not None
+            for line in child.stdout:
+                log_file.write(line)
+                log_file.flush()
+                record = log.read(line)
+                if record is None:
+                    continue
+                record = replace(record, seconds=round(seconds_before + time.monotonic() - started, 3))
+                metrics.add(record)
+                display.show(record)
+                if outcome.diverged is None and (reason := divergence(record)) is not None:
+                    outcome.diverged = reason
+                    _ask_to_end(child)
+            outcome.exit_code = child.wait()
+    return outcome
+
+
+def divergence(record: Record) -> str | None:
+    """Say why a loss shows that training has diverged, or None."""
+    if not math.isfinite(record.loss):
+        return f"the {_KINDS[record.kind]} loss is {record.loss} at update {record.update:,}"
+    if record.loss > EXPLODED:
+        return (
+            f"the {_KINDS[record.kind]} loss is {record.loss:,.1f} bits a token at update {record.update:,}"
+        )
+    return None
+
+
+_KINDS = {"train": "training", "valid": "validation"}
+
+
+def _start(
+    command: Sequence[str], environment: dict[str, str], descriptors: Sequence[int]
+) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            list(command),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            bufsize=1,
+            pass_fds=tuple(descriptors),
+            # out of the terminal's reach: one Ctrl-C is one signal, passed on by us
+            start_new_session=True,
+            preexec_fn=_end_with_parent(os.getpid()),
+        )
+    except OSError as error:
+        raise TrainingError(
+            f"the trainer cannot be started: {error.strerror}", where=command[0], hint="make env"
+        ) from None
+
+
+def _end_with_parent(parent: int) -> Callable[[], None] | None:
+    """A function for the child, run before its program: have the kernel send SIGTERM when the parent dies."""
+    if not sys.platform.startswith("linux"):
+        return None  # there the lock alone keeps a second trainer out
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def request() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:  # it died before we could ask
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return request
+
+
+@contextlib.contextmanager
+def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
+    """Whatever happens, leave no trainer behind."""
+    try:
+        yield
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+@contextlib.contextmanager
+def _forwarding(child: subprocess.Popen[str], outcome: Outcome) -> Iterator[None]:
+    """Pass SIGTERM, SIGINT and SIGHUP on to the child as SIGTERM, and note which it was."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        outcome.signal_received = signal.Signals(number).name
+        _ask_to_end(child)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread alone
+        return
+    previous = {
+        number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _ask_to_end(child: subprocess.Popen[str]) -> None:
+    child.terminate()
+    timer = threading.Timer(GRACE_SECONDS, child.kill)
+    timer.daemon = True
+    timer.start()
