@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -278,6 +278,12 @@ class Config(Section):
                 )
             if system.masks is not None and system.masks not in self.masks:
                 raise ValueError(f"systems.{name}.masks: no selection is called {system.masks!r} in masks:")
+        masked = {system.init for system in self.systems.values() if system.masks}
+        if len(masked) > 1:
+            raise ValueError(
+                f"systems: masks are made from one baseline, but those with masks: go on from {_listed(masked)}; "
+                "give each baseline its own experiment"
+            )
 
     # ---- derived, never typed twice ----
 
@@ -322,8 +328,13 @@ class Config(Section):
         ]
         return min(caps) if caps else None
 
+    def mask_baseline(self) -> str:
+        """The baseline whose activations give the masks; the first baseline where no system has masks."""
+        masked = (system.init for system in self.systems.values() if system.masks and system.init)
+        return next(masked, next(name for name, system in self.systems.items() if system.init is None))
+
     def training_of(self, name: str) -> Training:
-        """The resolved training settings of a system: training, then finetuning if it has a from, then its own."""
+        """The resolved settings of a system: training, then finetuning if it has a from, then its own."""
         system = self.systems[name]
         values = self.training.model_dump()
         layers = [self.finetuning] if system.init else []
@@ -348,7 +359,7 @@ class Config(Section):
 
 
 class Recipe(Section):
-    """All that decides what a training run computes, apart from its input files. Goes to ``train --recipe``."""
+    """All that decides what a training run computes, apart from its input files (``train --recipe``)."""
 
     system: Name
     languages: list[LanguageCode]
@@ -424,6 +435,10 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(sorted(str(name) for name in names))
 
 
 def _validated(kind: type[SectionT], values: Any, what: str) -> SectionT:

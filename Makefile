@@ -1,0 +1,81 @@
+# Everything a user or a contributor types. `make help` lists it.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where torch comes from. Empty: the index pip is configured for. On the public network the default index has
+# the CUDA build; the CPU build is much smaller: make env TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# What is added to every snakemake command, e.g. SNAKEMAKE_FLAGS="--cores 8" or "--workflow-profile profiles/gpu"
+SNAKEMAKE_FLAGS ?=
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SNAKEMAKE := $(BIN)/snakemake --cores all $(SNAKEMAKE_FLAGS)
+# shfmt, which snakefmt calls, and python are found there
+export PATH := $(abspath $(BIN)):$(PATH)
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help env demo smoke plan report test test-fast lint format lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+env: $(STAMP)  ## create .venv with the pinned requirements; does nothing if it is up to date
+
+$(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	  || { echo "Python 3.11 or 3.12 is needed: make env PYTHON=python3.11" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip check
+	touch $@
+
+demo: env  ## train, specialise and score the demonstration (config.yaml); ends with the score table
+	$(SNAKEMAKE)
+
+smoke: env  ## the whole workflow on a tiny configuration (configs/smoke.yaml)
+	$(SNAKEMAKE) --configfile configs/smoke.yaml
+
+plan: env  ## what `make demo` would run, and which models it would train; CONFIG=configs/… for another one
+	@$(SNAKEMAKE) --dry-run $(if $(CONFIG),--configfile $(CONFIG)) > $(VENV)/plan.txt 2>&1 \
+	  || { cat $(VENV)/plan.txt >&2; exit 1; }
+	@sed -n '/^Job stats/,/^total/p; /^Nothing to be done/p' $(VENV)/plan.txt
+	@grep -oE 'Train .*(updates).*' $(VENV)/plan.txt || echo "No model would be trained."
+
+test: env lint  ## lint and every test that needs no GPU, the smoke run included
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-fast: env  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow and not smoke and not network" $(PYTEST_FLAGS)
+
+lint: env  ## ruff, mypy, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint > $(VENV)/lint.txt 2>&1 || { cat $(VENV)/lint.txt >&2; exit 1; }
+
+format: env  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+# torch stays out of the lock: its CPU and CUDA builds have one version and different hashes, and CUDA packages
+# of their own. Run this where pip finds the CPU build, or the CUDA packages end up in the lock.
+lock: env  ## pin anew what pyproject.toml asks for (UPGRADE=1: the newest versions)
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev $(if $(UPGRADE),--upgrade) \
+	  --constraint requirements/torch.txt --unsafe-package torch --unsafe-package pip \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  --output-file requirements/lock.txt pyproject.toml
+	! grep -E '^(nvidia|cuda|triton)' requirements/lock.txt
+
+clean:  ## remove the environment and caches; results and downloads stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

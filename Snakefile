@@ -1,0 +1,60 @@
+"""Neuron Specialization, from download to score table. The stages are in rules/, one file each, in this order."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# One --configfile replaces config.yaml; several are merged, the later winning key by key.
+if not workflow.configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/inputs.smk"
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/activations.smk"
+include: "rules/masks.smk"
+include: "rules/export.smk"
+include: "rules/translate.smk"
+include: "rules/score.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    """Everything: the tables of all systems, test sets and directions."""
+    default_target: True
+    input:
+        tables=rules.tables.output,
+        overlap=mask_overlaps(),
+
+
+rule data:
+    """The corpus, the vocabulary and the binarised text; trains nothing."""
+    input:
+        manifest=rules.binarize.output.manifest,
+        testsets=testset_files(),
+
+
+rule models:
+    """The trained and exported models; translates nothing."""
+    input:
+        summaries=expand(rules.train_baseline.output.summary, system=SYSTEMS),
+        exports=exported_models(),
+
+
+onstart:
+    announce(
+        f"experiment {CONFIG.experiment}: {len(DIRECTIONS)} directions, systems {', '.join(SYSTEMS)}"
+    )
+
+
+onsuccess:
+    announce(score_table())
+
+
+# What a run prints of a job is its rule's docstring with the job's values filled in.
+for rule_ in workflow.rules:
+    rule_.message = rule_.message or rule_.docstring

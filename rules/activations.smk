@@ -1,0 +1,43 @@
+"""Activations: count how often each neuron of the baseline fires, per direction."""
+
+
+rule activations:
+    """Count the baseline's neuron activations on the {params.split} text, for every direction."""
+    input:
+        model=ancient(f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.pt"),
+        summary=f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.json",
+        manifest=rules.binarize.output.manifest,
+    output:
+        counts=expand(f"{RESULTS}/activations/{{direction}}.safetensors", direction=DIRECTIONS),
+    log:
+        f"{LOGS}/activations.log",
+    benchmark:
+        f"{BENCHMARKS}/activations.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: share_of_cores(BASELINES)
+    resources:
+        gpu=0,
+        mem_mb=6000,
+        runtime="4h",
+    params:
+        data=subpath(input.manifest, parent=True),
+        languages=",".join(CONFIG.languages),
+        directions=",".join(DIRECTIONS),
+        split=CONFIG.activations.split,
+        max_tokens=CONFIG.activations.max_tokens,
+        padding=activation_flags,
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization activations \
+            --checkpoint {input.model:q} \
+            --data-bin {params.data:q} \
+            --langs {params.languages:q} \
+            --directions {params.directions:q} \
+            --split {params.split:q} \
+            --max-tokens {params.max_tokens:q} \
+            {params.padding:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """

@@ -1,0 +1,256 @@
+"""The named input and flag functions of the rules, stage by stage: which files a job reads, which flags it gets."""
+
+# ---- any stage ----
+
+
+def folder_of(wildcards, output):
+    """Return the folder that the job's first output lies in."""
+    return str(Path(output[0]).parent)
+
+
+def pair_files(folder, pairs=PAIRS):
+    """Return the two text files of each pair in a folder."""
+    return [f"{folder}/{pair}.{code}" for pair in pairs for code in pair.split("-")]
+
+
+def share_of_cores(systems):
+    """Return the threads of one training when that many run side by side; more than eight gain nothing."""
+    return max(1, min(8, (workflow.cores or 8) // max(1, len(systems))))
+
+
+# ---- data ----
+
+DOWNLOADS = CONFIG.downloads
+CATALOGUE = {entry.file: name for name, entry in catalogue().items()}
+
+
+def catalogue_name(wildcards):
+    """Return what the catalogue calls a file of the downloads folder."""
+    return CATALOGUE[wildcards.file]
+
+
+def downloaded(name):
+    """Return the path of a downloaded file. Its checksum was verified, so a later date means nothing."""
+    return ancient(f"{DOWNLOADS}/{catalogue()[name].file}")
+
+
+def corpus_files(wildcards):
+    """Return what the corpus is made of: the downloaded file, or the text files of a local folder."""
+    if CONFIG.corpus.source == "homeassistant":
+        return downloaded("homeassistant")
+    files = Path(CONFIG.corpus.path).glob("*.*-*.*")
+    return sorted(str(path) for path in files if path.name.split(".")[0] in ("train", "valid", "test"))
+
+
+def corpus_location(wildcards, input):
+    """Return where the corpus command reads: the downloaded file, or the local folder."""
+    return CONFIG.corpus.path or str(input[0])
+
+
+def testset_archive(wildcards):
+    """Return the downloaded archive of a test set; none where the configuration names a folder."""
+    return [] if CONFIG.testsets[wildcards.testset].path else downloaded("flores200")
+
+
+def testset_location(wildcards, input):
+    """Return where the testset command reads."""
+    return CONFIG.testsets[wildcards.testset].path or str(input[0])
+
+
+def testset_source(wildcards):
+    """Return the kind of a test set."""
+    return CONFIG.testsets[wildcards.testset].source
+
+
+def testset_splits(wildcards):
+    """Return the splits of a test set, comma-separated."""
+    return ",".join(CONFIG.testsets[wildcards.testset].splits)
+
+
+def testset_text(testset, direction, side):
+    """Return the file of one side (0 source, 1 target) of a direction's test text."""
+    folder = f"testsets/{testset}" if testset in EXTERNAL_TESTSETS else "corpus/heldout"
+    codes = direction.split("-")
+    return f"{RESULTS}/{folder}/{'-'.join(sorted(codes))}.{codes[side]}"
+
+
+def testset_files():
+    """Return all files of the test sets that are not part of the corpus."""
+    return [file for name in EXTERNAL_TESTSETS for file in pair_files(f"{RESULTS}/testsets/{name}")]
+
+
+# ---- train ----
+
+
+def training_recipe(wildcards):
+    """Return all that decides what a training computes, as JSON."""
+    return recipe_of(CONFIG, wildcards.system).model_dump_json()
+
+
+def training_summary(wildcards):
+    """Return what a training is, in a few words, for the run's log."""
+    training = CONFIG.training_of(wildcards.system)
+    return f"{training.max_updates:,} updates, {training.max_tokens * training.micro_batches:,} tokens each"
+
+
+def initial_model(wildcards, suffix="pt"):
+    """Return the model that a specialised system goes on from."""
+    return f"{RESULTS}/training/{CONFIG.systems[wildcards.system].init}/model.{suffix}"
+
+
+def initial_summary(wildcards):
+    """Return the summary of that model, which holds its checksum."""
+    return initial_model(wildcards, "json")
+
+
+def system_masks(wildcards):
+    """Return the mask files of a specialised system; none for one without masks."""
+    selection = CONFIG.systems[wildcards.system].masks
+    return mask_files(selection) if selection else []
+
+
+def mask_flag(wildcards):
+    """Return the flag that names a system's masks; none for one without masks."""
+    selection = CONFIG.systems[wildcards.system].masks
+    return ["--masks", mask_folder(selection)] if selection else []
+
+
+# ---- activations ----
+
+
+def activation_flags(wildcards):
+    """Return the flag for counting padding, as the reference does; none by default."""
+    return ["--count-padding"] if CONFIG.activations.count_padding else []
+
+
+# ---- masks ----
+
+
+def mask_folder(selection):
+    """Return the folder of a selection's masks."""
+    return f"{RESULTS}/masks/{selection}"
+
+
+def mask_files(selection):
+    """Return the mask file of every direction."""
+    return [f"{mask_folder(selection)}/{direction}.safetensors" for direction in DIRECTIONS]
+
+
+def mask_overlaps():
+    """Return the overlap summary of every selection in use."""
+    return [f"{mask_folder(selection)}/overlap.json" for selection in SELECTIONS]
+
+
+def activation_folder(wildcards, input):
+    """Return the folder of the counts."""
+    return str(Path(input.counts[0]).parent)
+
+
+def selection_k(wildcards):
+    """Return the share of the activity, in percent, that the kept neurons make up."""
+    return CONFIG.masks[wildcards.selection].k
+
+
+def selection_tie_break(wildcards):
+    """Return how neurons of equal activity are ordered."""
+    return CONFIG.masks[wildcards.selection].tie_break
+
+
+# ---- export ----
+
+
+def model_variants(system):
+    """Return the names of a system's exported models."""
+    return DIRECTIONS if CONFIG.systems[system].masks else ["dense"]
+
+
+def model_folder(system, direction):
+    """Return the exported model that translates a direction."""
+    return f"{RESULTS}/models/{system}/{direction if CONFIG.systems[system].masks else 'dense'}"
+
+
+def exported_models():
+    """Return the provenance file of every exported model, if models are exported at all."""
+    if CONFIG.translation.engine != "ctranslate2":
+        return []
+    return [
+        f"{RESULTS}/models/{name}/{one}/provenance.json" for name in SYSTEMS for one in model_variants(name)
+    ]
+
+
+def export_masks(wildcards):
+    """Return the folder of a system's masks."""
+    return mask_folder(CONFIG.systems[wildcards.system].masks)
+
+
+def export_folder(wildcards):
+    """Return the folder of a system's models."""
+    return f"{RESULTS}/models/{wildcards.system}"
+
+
+# ---- translate ----
+
+
+def translation_source(wildcards):
+    """Return the text to translate."""
+    return testset_text(wildcards.testset, wildcards.direction, side=0)
+
+
+def translation_model(wildcards):
+    """Return what the translation depends on: small files that hold the model's checksums."""
+    if CONFIG.translation.engine == "ctranslate2":
+        return f"{model_folder(wildcards.system, wildcards.direction)}/provenance.json"
+    masks = CONFIG.systems[wildcards.system].masks
+    return [
+        f"{RESULTS}/training/{wildcards.system}/model.json",
+        rules.vocabulary.output.model,
+        *([f"{mask_folder(masks)}/{wildcards.direction}.safetensors"] if masks else []),
+    ]
+
+
+def translation_weights(wildcards):
+    """Return the large file of the model."""
+    if CONFIG.translation.engine == "ctranslate2":
+        return f"{model_folder(wildcards.system, wildcards.direction)}/model.bin"
+    return f"{RESULTS}/training/{wildcards.system}/model.pt"
+
+
+def model_flags(wildcards, input):
+    """Return the flags that name the model, as the engine needs them."""
+    if CONFIG.translation.engine == "ctranslate2":
+        return ["--model", str(Path(input.weights).parent)]
+    flags = [
+        "--engine",
+        "fairseq",
+        "--checkpoint",
+        str(input.weights),
+        "--vocabulary",
+        str(Path(input.model[1]).parent),
+    ]
+    return flags + (["--mask", str(input.model[2])] if len(input.model) > 2 else [])
+
+
+# ---- score ----
+
+
+def score_reference(wildcards):
+    """Return the reference translation."""
+    return testset_text(wildcards.testset, wildcards.direction, side=1)
+
+
+# ---- report ----
+
+
+def score_folder(wildcards):
+    """Return the folder of all scores."""
+    return f"{RESULTS}/scores"
+
+
+def score_table():
+    """Return the score table as it was printed when it was made; nothing if it is not of the newest scores."""
+    table = Path(rules.tables.log[0])
+    scores = [Path(score) for score in rules.tables.input]
+    newest = max((score.stat().st_mtime for score in scores if score.is_file()), default=None)
+    if newest is None or not table.is_file() or table.stat().st_mtime < newest:
+        return ""
+    return table.read_text(encoding="utf-8")

@@ -1,0 +1,28 @@
+"""Masks: which neurons each direction keeps, and how far the directions' choices overlap."""
+
+
+rule masks:
+    """Select each direction's neurons: the fewest that make up {params.k} % of its activity."""
+    input:
+        counts=rules.activations.output.counts,
+    output:
+        masks=mask_files("{selection}"),
+        overlap=f"{mask_folder('{selection}')}/overlap.json",
+    log:
+        f"{LOGS}/masks/{{selection}}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        activations=activation_folder,
+        k=selection_k,
+        tie_break=selection_tie_break,
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization masks \
+            --activations {params.activations:q} \
+            --k {params.k:q} \
+            --tie-break {params.tie_break:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """

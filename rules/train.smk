@@ -1,0 +1,87 @@
+"""Training: baselines from scratch, specialised systems from a baseline's model.
+
+The live checkpoints are no output: Snakemake deletes outputs before it runs a job again, and training resumes
+from them. Training depends on small files that hold checksums, not on the date of large ones.
+"""
+
+
+rule train_baseline:
+    """Train {wildcards.system} from scratch: {params.summary}."""
+    input:
+        manifest=rules.binarize.output.manifest,
+    output:
+        model=f"{RESULTS}/training/{{system}}/model.pt",
+        summary=f"{RESULTS}/training/{{system}}/model.json",
+        metrics=f"{RESULTS}/training/{{system}}/metrics.jsonl",
+    log:
+        f"{LOGS}/train/{{system}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{system}}.tsv"
+    wildcard_constraints:
+        system=one_of(BASELINES),
+    conda:
+        "../envs/workflow.yaml"
+    threads: share_of_cores(BASELINES)
+    resources:
+        gpu=0,
+        mem_mb=6000,
+        runtime="24h",
+    params:
+        summary=training_summary,
+        recipe=training_recipe,
+        data=subpath(input.manifest, parent=True),
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization train \
+            --recipe {params.recipe:q} \
+            --data-bin {params.data:q} \
+            --output {params.folder:q} \
+            --gpus {resources.gpu:q} \
+            --threads {threads:q} \
+            2>&1 | tee {log:q} >&2
+        """
+
+
+rule train_specialised:
+    """Train {wildcards.system}, going on from {input.init}: {params.summary}."""
+    input:
+        manifest=rules.binarize.output.manifest,
+        init=ancient(initial_model),
+        init_summary=initial_summary,
+        masks=system_masks,
+    output:
+        model=rules.train_baseline.output.model,
+        summary=rules.train_baseline.output.summary,
+        metrics=rules.train_baseline.output.metrics,
+    log:
+        f"{LOGS}/train/{{system}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{system}}.tsv"
+    wildcard_constraints:
+        system=one_of(SPECIALISED),
+    conda:
+        "../envs/workflow.yaml"
+    threads: share_of_cores(SPECIALISED)
+    resources:
+        gpu=0,
+        mem_mb=6000,
+        runtime="12h",
+    params:
+        summary=training_summary,
+        recipe=training_recipe,
+        data=subpath(input.manifest, parent=True),
+        masks=mask_flag,
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization train \
+            --recipe {params.recipe:q} \
+            --data-bin {params.data:q} \
+            --init {input.init:q} \
+            {params.masks:q} \
+            --output {params.folder:q} \
+            --gpus {resources.gpu:q} \
+            --threads {threads:q} \
+            2>&1 | tee {log:q} >&2
+        """
