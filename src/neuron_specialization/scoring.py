@@ -127,10 +127,16 @@ def read_fairseq_texts(path: str | Path, direction: Direction) -> Texts:
     that they are equal for every system that translated the same test set.
     """
     output = read_generate_output(path, direction)
-    return Texts(output.hypotheses, output.references, _sha256(output.hypotheses), _sha256(output.references))
+    return Texts(
+        output.hypotheses,
+        output.references,
+        sha256_of_lines(output.hypotheses),
+        sha256_of_lines(output.references),
+    )
 
 
-def _sha256(lines: Sequence[str]) -> str:
+def sha256_of_lines(lines: Sequence[str]) -> str:
+    """Return the SHA-256 of a UTF-8 text file with these segments, one a line."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode() + b"\n")

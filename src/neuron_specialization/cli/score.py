@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from neuron_specialization import scoring
+from neuron_specialization import published, scoring
 from neuron_specialization.detokenize import DETOKENIZERS
 from neuron_specialization.directions import Direction
+from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import write_json
 
 
@@ -124,3 +126,135 @@ def score(
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         print_score(result)
+
+
+@click.command()
+@click.option(
+    "--outputs",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Holds SYSTEM/DIRECTION/generate-test.txt or SYSTEM.DIRECTION.generate-test.txt, .gz or not.",
+)
+@click.option(
+    "--recorded",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="CSV of recorded scores: alone, the table is made of them; with --outputs, the two are compared.",
+)
+@click.option("--processes", type=click.IntRange(min=1), help="How many at a time; default: all CPUs.")
+@click.option("--directions", is_flag=True, help="Also print the scores of every direction.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write scores and table as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print scores and table as JSON.")
+def published_table(
+    outputs: Path | None,
+    recorded: Path | None,
+    processes: int | None,
+    directions: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the paper's table (EC30: high, medium, low, all; from and into English)."""
+    if outputs is None and recorded is None:
+        raise click.UsageError("give --outputs, --recorded, or both")
+    known = published.read_recorded(recorded) if recorded is not None else []
+    if outputs is not None:
+        scores = _score_with_progress(outputs, processes)
+        rules = published.RULES
+    else:
+        scores, rules = known, ("paper",)  # recorded scores are rounded: nothing exact can be made of them
+    tables = {rule: published.paper_table(scores, rule) for rule in rules}
+    result = _published_json(scores, tables)
+    if output is not None:
+        write_json(output, result)
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        if directions:
+            _print_directions(scores)
+        for rule, cells in tables.items():
+            _print_paper_table(rule, cells)
+        for metric, signature in sorted(
+            {pair for score in scores for pair in (score.signatures or {}).items()}
+        ):
+            click.echo(f"{scoring.LABELS[metric]}: {signature}")
+    unused = published.outside_the_table(scores)
+    if unused:
+        click.echo(f"warning: not in the table, which is EC30's: {', '.join(unused)}", err=True)
+    if outputs is not None and recorded is not None:
+        differing = published.differences(scores, known)
+        if differing:
+            raise ScoringError(
+                f"{len(differing)} differences from the recorded scores:\n  " + "\n  ".join(differing),
+                where=recorded,
+            )
+        click.echo(f"{len(scores)} outputs: all scores equal the recorded ones", err=True)
+
+
+def _score_with_progress(outputs: Path, processes: int | None) -> list[published.PublishedScore]:
+    found = published.find_outputs(outputs)
+    with click.progressbar(length=len(found), label="scoring", file=sys.stderr) as bar:
+        done = 0
+
+        def advance(count: int, _: int) -> None:
+            nonlocal done
+            bar.update(count - done)
+            done = count
+
+        return published.score_outputs(found, processes=processes, progress=advance)
+
+
+def _published_json(
+    scores: list[published.PublishedScore], tables: dict[published.Rule, list[published.Cell]]
+) -> dict[str, Any]:
+    return {
+        "scores": [
+            {
+                "system": score.system,
+                "direction": str(score.direction),
+                **score.values,
+                "bleu_verbose": score.bleu_verbose,
+                "signatures": score.signatures,
+                "segments": score.segments,
+                "recorded": score.rounded,
+            }
+            for score in scores
+        ],
+        "tables": {
+            rule: [{**vars(cell), "text": cell.text()} for cell in cells] for rule, cells in tables.items()
+        },
+    }
+
+
+def _print_directions(scores: list[published.PublishedScore]) -> None:
+    for score in scores:
+        name = f"{score.system} {score.direction}"
+        decimals = {"bleu": 1, "chrf++": 1, "comet": 4} if score.rounded else dict.fromkeys(score.values, 4)
+        values = [f"{scoring.LABELS[m]} {value:.{decimals[m]}f}" for m, value in score.values.items()]
+        click.echo(f"{name:<20} {'  '.join(values)}  {score.bleu_verbose}".rstrip())
+    click.echo()
+
+
+_RULE_TITLES = {
+    "paper": "Each direction rounded to 1 decimal first (COMET: 4), then averaged: the paper's rule",
+    "exact": "Averaged at full precision: this project's rule",
+}
+
+
+def _print_paper_table(rule: published.Rule, cells: list[published.Cell]) -> None:
+    texts = {(cell.system, cell.metric, cell.tier, cell.column): cell.text() for cell in cells}
+    width = max(6, *(len(text) + 1 for text in texts.values()))
+    click.echo(_RULE_TITLES[rule])
+    names = [
+        (system, metric) for system in dict.fromkeys(c.system for c in cells) for metric in published.METRICS
+    ]
+    names = [name for name in names if (*name, "all", "Avg") in texts]
+    first = max(len(f"{system} {scoring.LABELS[metric]}") for system, metric in names) + 1
+    group_width = width * len(published.COLUMNS)
+    click.echo(" " * first + "".join(f"{tier.capitalize():>{group_width}}" for tier in published.TIERS))
+    click.echo(
+        " " * first + "".join(f"{column:>{width}}" for _ in published.TIERS for column in published.COLUMNS)
+    )
+    for system, metric in names:
+        numbers = [texts[system, metric, t, c] for t in published.TIERS for c in published.COLUMNS]
+        click.echo(
+            f"{system + ' ' + scoring.LABELS[metric]:<{first}}" + "".join(f"{n:>{width}}" for n in numbers)
+        )
+    click.echo()
