@@ -1,0 +1,418 @@
+"""Translating text line by line: segmentation, long lines, engines, order, and the files written.
+
+What is here does not know which engine runs. An engine (translation_ctranslate2, translation_fairseq)
+turns lists of pieces into scored lists of pieces; everything around that, and `Translator`, is here.
+This module imports neither torch nor numpy, so that a translation starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import NeuronSpecializationError, TranslationError
+from neuron_specialization.files import read_json
+
+if TYPE_CHECKING:
+    from neuron_specialization.text import Segmenter
+
+PROVENANCE = "provenance.json"
+WORD_START = "\u2581"  # SentencePiece writes the space before a word as this
+EngineName = Literal["ctranslate2", "fairseq"]
+TooLong = Literal["split", "refuse"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How an engine searches. The defaults are the paper's (fairseq-generate's, with beam 5).
+
+    Attributes:
+        beam: beam size.
+        length_penalty: a hypothesis scores its summed log-probability over length ** length_penalty.
+        max_length: target tokens, tag included and ``</s>`` not, after which ``</s>`` is forced
+            (fairseq's ``--max-len-b``).
+        batch_size: sentences decoded together.
+        nbest: hypotheses returned a sentence, at most ``beam``.
+        scores: whether the scores are wanted; without them some work can be left out.
+    """
+
+    beam: int = 5
+    length_penalty: float = 1.0
+    max_length: int = 200
+    batch_size: int = 64
+    nbest: int = 1
+    scores: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "max_length", "batch_size", "nbest"):
+            if getattr(self, name) < 1:
+                raise TranslationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.nbest > self.beam:
+            raise TranslationError(
+                f"{self.nbest} hypotheses were asked for but the beam holds {self.beam}",
+                hint=f"use --beam {self.nbest} or more",
+            )
+
+
+@dataclass(frozen=True)
+class PieceHypothesis:
+    """A hypothesis as an engine gives it.
+
+    Attributes:
+        pieces: target pieces without tag and ``</s>``.
+        tokens: target tokens scored: pieces, tag and ``</s>``.
+        score: summed log-probability (natural logarithm, tag and ``</s>`` included) over
+            tokens ** length_penalty. fairseq-generate prints this divided by ln 2.
+    """
+
+    pieces: tuple[str, ...]
+    tokens: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A translation of one line and its score (see PieceHypothesis; None when it was not asked for)."""
+
+    text: str
+    score: float | None
+
+
+class Engine(Protocol):
+    """What turns source pieces into target pieces."""
+
+    def generate(
+        self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
+    ) -> list[list[PieceHypothesis]]:
+        """Translate; sources without tags, results in the order of the sources, best hypothesis first."""
+        ...
+
+
+def tag_of(language: str) -> str:
+    """The language tag as a dictionary symbol, fairseq's ``multilingual`` style: ``__de__``."""
+    return f"__{language}__"
+
+
+def join_pieces(pieces: Iterable[str]) -> str:
+    """Join SentencePiece pieces to text exactly as fairseq's ``--remove-bpe sentencepiece`` does."""
+    return "".join(pieces).replace(" ", "").replace(WORD_START, " ").strip()
+
+
+_SENTENCE_END = re.compile(r"[.!?…:;][\"'”’»)\]]*$")
+_FULL_STOP_WITHOUT_SPACE = re.compile(r"[。！？]$")
+
+
+def split_pieces(pieces: Sequence[str], limit: int) -> list[list[str]]:
+    """Split a segmented line into parts of at most ``limit`` pieces.
+
+    A part ends, in this order of preference, after a sentence, between words, anywhere; a cut before
+    the middle of what is allowed is not made, so that parts do not become tiny.
+    """
+    parts: list[list[str]] = []
+    start = 0
+    while len(pieces) - start > limit:
+        window = range(start + limit, start + limit // 2, -1)
+        cut = (
+            next((i for i in window if _ends_sentence(pieces, i)), None)
+            or next((i for i in window if pieces[i].startswith(WORD_START)), None)
+            or start + limit
+        )
+        parts.append(list(pieces[start:cut]))
+        start = cut
+    parts.append(list(pieces[start:]))
+    return parts
+
+
+def _ends_sentence(pieces: Sequence[str], cut: int) -> bool:
+    before = pieces[cut - 1]
+    if _FULL_STOP_WITHOUT_SPACE.search(before):
+        return True
+    return pieces[cut].startswith(WORD_START) and bool(_SENTENCE_END.search(before))
+
+
+class Translator:
+    """Translates lines with an exported model. Build it with `Translator.load`.
+
+    Thread safety: with the ``ctranslate2`` engine one Translator may be used from many threads at
+    once (the model is shared and read-only; loading another direction is serialised by a lock).
+    The ``fairseq`` engine lets one thread in at a time.
+
+    Example:
+        >>> from neuron_specialization import Translator
+        >>> translator = Translator.load("results/demo/models/ns")       # doctest: +SKIP
+        >>> translator.translate(["Gerät hinzufügen"], direction="de-en")  # doctest: +SKIP
+        ['Add device']
+    """
+
+    def __init__(
+        self,
+        directions: Sequence[Direction],
+        open_engine: Callable[[Direction], tuple[Engine, Segmenter, int]],
+        *,
+        name: str,
+    ) -> None:
+        """See `load`; ``open_engine`` gives engine, segmenter and the longest source in pieces."""
+        self.directions = list(directions)
+        self._open_engine = open_engine
+        self._name = name
+        self._opened: dict[Direction, tuple[Engine, Segmenter, int]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, threads: int = 1, compute_type: str = "default", device: str = "cpu"
+    ) -> Translator:
+        """Open an exported model with the ctranslate2 engine.
+
+        Args:
+            path: the model directory of one direction (``models/ns/de-en``), of a dense system
+                (``models/baseline/dense``), or the folder of a system (``models/ns``), whose
+                directions are then opened when first used.
+            threads: batches translated at the same time, each on one core.
+            compute_type: ``default`` (as exported), ``int8``, ``float32``, …: what CTranslate2 accepts.
+            device: ``cpu``, ``cuda`` or ``auto``.
+
+        Raises:
+            TranslationError: the path is no model directory, or one that is damaged.
+        """
+        from neuron_specialization.translation_ctranslate2 import open_model
+
+        folders = find_models(path)
+
+        def open_engine(direction: Direction) -> tuple[Engine, Segmenter, int]:
+            return open_model(folders[direction], threads=threads, compute_type=compute_type, device=device)
+
+        return cls(list(folders), open_engine, name=str(path))
+
+    def translate(
+        self,
+        lines: Sequence[str],
+        direction: str | Direction,
+        *,
+        beam: int = 5,
+        length_penalty: float = 1.0,
+        max_length: int = 200,
+        batch_size: int = 64,
+        too_long: TooLong = "split",
+    ) -> list[str]:
+        """Translate lines; the result has as many, in their order. A blank line stays blank.
+
+        Args:
+            lines: source text, one segment each.
+            direction: e.g. ``de-en``.
+            beam, length_penalty, max_length, batch_size: see SearchOptions.
+            too_long: what to do with a line longer than the model was trained for.
+
+        Raises:
+            TranslationError: the model does not translate this direction (the known ones are listed), or
+                a line is too long and ``too_long`` is ``refuse``.
+        """
+        options = SearchOptions(beam, length_penalty, max_length, batch_size)
+        return [best.text for best, *_ in self.hypotheses(lines, direction, options, too_long=too_long)]
+
+    def hypotheses(
+        self,
+        lines: Sequence[str],
+        direction: str | Direction,
+        options: SearchOptions | None = None,
+        *,
+        too_long: TooLong = "split",
+        first_line: int = 1,
+    ) -> list[list[Hypothesis]]:
+        """Translate lines into n-best lists (``options.nbest``; fewer where the search found fewer).
+
+        A blank line has the one hypothesis ``""``; a line that was split has one, its parts' best joined.
+        ``first_line`` is the number of the first line, for messages.
+        """
+        options = options or SearchOptions()
+        engine, segmenter, limit = self.open(direction)
+        parts: list[list[str]] = []
+        owners: list[slice] = []
+        for number, pieces in enumerate(segmenter.encode(lines), first_line):
+            begin = len(parts)
+            if len(pieces) > limit:
+                if too_long == "refuse":
+                    raise TranslationError(
+                        f"a line has {len(pieces)} pieces; the model was trained for at most {limit}",
+                        where=f"line {number}",
+                        hint="shorten it, or let it be split: --too-long split",
+                    )
+                parts.extend(split_pieces(pieces, limit))
+            elif pieces:
+                parts.append(pieces)
+            owners.append(slice(begin, len(parts)))
+        parsed = direction if isinstance(direction, Direction) else Direction.parse(direction)
+        found = engine.generate(parts, parsed, options) if parts else []
+        return [
+            _of_line(found[owner], [bool(part[0].startswith(WORD_START)) for part in parts[owner]], options)
+            for owner in owners
+        ]
+
+    def open(self, direction: str | Direction) -> tuple[Engine, Segmenter, int]:
+        """Load the model of a direction if it is not loaded yet, so that errors and delays come early."""
+        direction = direction if isinstance(direction, Direction) else Direction.parse(direction)
+        if direction not in self.directions:
+            known = ", ".join(str(one) for one in sorted(self.directions))
+            raise TranslationError(
+                f"the model does not translate {direction}", where=self._name, hint=f"it knows: {known}"
+            )
+        with self._lock:
+            if direction not in self._opened:
+                opened = self._open_engine(direction)
+                # a dense model is one engine for all directions; do not load it once for each
+                for other in self.directions:
+                    if getattr(opened[0], "serves", None) is None or opened[0].serves(other):  # type: ignore[attr-defined]
+                        self._opened.setdefault(other, opened)
+            return self._opened[direction]
+
+
+def _of_line(
+    found: list[list[PieceHypothesis]], spaced: list[bool], options: SearchOptions
+) -> list[Hypothesis]:
+    if not found:
+        return [Hypothesis("", 0.0 if options.scores else None)]
+    if len(found) == 1:
+        return [
+            Hypothesis(join_pieces(one.pieces), one.score if options.scores else None)
+            for one in found[0][: options.nbest]
+        ]
+    best = [candidates[0] for candidates in found]
+    text = "".join(
+        (" " if space else "") + join_pieces(one.pieces) for one, space in zip(best, spaced, strict=True)
+    )
+    power = options.length_penalty
+    total = sum(one.score * one.tokens**power for one in best)
+    length = sum(one.tokens for one in best)
+    return [Hypothesis(text.strip(), total / length**power if options.scores else None)]
+
+
+def find_models(path: str | Path) -> dict[Direction, Path]:
+    """Return the model directory of every direction that ``path`` holds (see `Translator.load`).
+
+    Raises:
+        TranslationError: there is none.
+    """
+    path = Path(path)
+    if (path / PROVENANCE).is_file():
+        candidates = [path]
+    elif (path / "model.bin").is_file():
+        raise TranslationError(
+            f"a CTranslate2 model without {PROVENANCE}: not made by this project, its tags are unknown",
+            where=path,
+            hint="make it with: neuron-specialization export",
+        )
+    else:
+        candidates = sorted(found.parent for found in path.glob(f"*/{PROVENANCE}"))
+    folders = {direction: folder for folder in candidates for direction in _directions_of(folder)}
+    if not folders:
+        missing = f"{PROVENANCE} is missing" if path.is_dir() else "no such folder"
+        raise TranslationError(
+            f"no exported model here: {missing}",
+            where=path,
+            hint="make one with: neuron-specialization export",
+        )
+    return folders
+
+
+def _directions_of(folder: Path) -> list[Direction]:
+    return [Direction.parse(text) for text in read_provenance(folder)["directions"]]
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Read and check a model directory's provenance: its keys, and the size of every file it lists.
+
+    Raises:
+        TranslationError: a key or a file is missing, or a file has another size (a copy cut short).
+    """
+    try:
+        provenance = read_json(folder / PROVENANCE)
+    except NeuronSpecializationError as error:
+        raise TranslationError(error.what, where=error.where, hint="export the model again") from None
+    needed = ("format", "directions", "languages", "max_source_positions", "max_target_positions", "files")
+    missing = [key for key in needed if not isinstance(provenance, dict) or key not in provenance]
+    if missing:
+        raise TranslationError(
+            f"the model's provenance lacks {', '.join(missing)}",
+            where=folder / PROVENANCE,
+            cause="it was made by another tool or another version",
+            hint="export the model again",
+        )
+    for name, entry in provenance["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise TranslationError(f"the model directory lacks {name}", where=folder, hint="export it again")
+        if file.stat().st_size != entry["bytes"]:
+            raise TranslationError(
+                f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}",
+                where=folder,
+                cause="a copy or download that was cut short",
+                hint="copy it again, or export it again",
+            )
+    return dict(provenance)
+
+
+def translate_stream(
+    translator: Translator,
+    source: Iterable[str],
+    direction: str | Direction,
+    options: SearchOptions,
+    *,
+    too_long: TooLong = "split",
+    buffer: int = 2048,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[str, list[Hypothesis]]]:
+    """Translate a stream of lines in bounded memory; yields (source line, hypotheses) in order.
+
+    Args:
+        source: lines, with or without their line end.
+        buffer: lines read before they are translated together: sorting by length within it is what
+            makes batches efficient; 1 answers every line at once.
+        progress: called with the number of lines done so far.
+    """
+    lines = (line.rstrip("\n").removesuffix("\r") for line in source)
+    done = 0
+    while chunk := list(islice(lines, buffer)):
+        results = translator.hypotheses(chunk, direction, options, too_long=too_long, first_line=done + 1)
+        yield from zip(chunk, results, strict=True)
+        done += len(chunk)
+        if progress:
+            progress(done)
+
+
+def write_translations(
+    results: Iterable[tuple[str, list[Hypothesis]]],
+    handle: IO[str],
+    *,
+    style: Literal["text", "json", "nbest"] = "text",
+) -> int:
+    """Write results as lines and return how many source lines they were.
+
+    ``text``: the best hypothesis, a line each. ``json``: an object a line (``source``, ``translation``,
+    ``score``, ``hypotheses``). ``nbest``: Moses' n-best format, ``index ||| text ||| score``.
+    """
+    import json
+
+    count = 0
+    for source, hypotheses in results:
+        best = hypotheses[0]
+        if style == "text":
+            text = best.text + "\n"
+        elif style == "nbest":
+            text = "".join(f"{count} ||| {one.text} ||| {one.score:.6f}\n" for one in hypotheses)
+        else:
+            value = {
+                "source": source,
+                "translation": best.text,
+                "score": best.score,
+                "hypotheses": [{"text": one.text, "score": one.score} for one in hypotheses],
+            }
+            text = json.dumps(value, ensure_ascii=False) + "\n"
+        handle.write(text)
+        count += 1
+    return count

@@ -1,0 +1,222 @@
+"""The fairseq engine: fairseq's own SequenceGenerator, for parity with fairseq-generate.
+
+Slower than CTranslate2 by a factor of three or so, but it needs no export and is what the reference uses.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import CheckpointError, MaskError, TranslationError
+from neuron_specialization.text import Segmenter
+from neuron_specialization.translation import (
+    Engine,
+    PieceHypothesis,
+    SearchOptions,
+    Translator,
+    tag_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FairseqEngine:
+    """A fairseq Transformer under one mask (or none). One thread at a time: calls wait for each other."""
+
+    def __init__(
+        self,
+        model: Any,
+        dictionary: Any,
+        *,
+        languages: Sequence[str],
+        direction: Direction | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Wrap a built model.
+
+        Args:
+            model: fairseq's encoder-decoder, masks applied.
+            dictionary: fairseq's, with the language tags.
+            languages: those with a tag.
+            direction: the one whose mask is applied; None for a dense model.
+            device: a torch device.
+        """
+        self._model = model.to(device).eval()
+        self._dictionary = dictionary
+        self._languages = set(languages)
+        self._direction = direction
+        self._device = device
+        self._lock = threading.Lock()
+        self.longest_source = int(model.encoder.max_positions()) - 2
+
+    def serves(self, direction: Direction) -> bool:
+        """Whether the model, under its mask, translates this direction."""
+        if self._direction is not None:
+            return direction == self._direction
+        return {direction.source, direction.target} <= self._languages
+
+    def generate(
+        self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
+    ) -> list[list[PieceHypothesis]]:
+        """See translation.Engine."""
+        from fairseq.sequence_generator import SequenceGenerator
+
+        words = self._dictionary
+        source_tag, target_tag = words.index(tag_of(direction.source)), words.index(tag_of(direction.target))
+        with self._lock:
+            generator = SequenceGenerator(
+                [self._model],
+                words,
+                beam_size=options.beam,
+                max_len_a=0,
+                max_len_b=options.max_length,
+                min_len=1,
+                normalize_scores=True,
+                len_penalty=options.length_penalty,
+            )
+            encoded = [
+                [source_tag, *(words.index(piece) for piece in pieces), words.eos()] for pieces in sources
+            ]
+            results: list[list[PieceHypothesis]] = [[] for _ in encoded]
+            # longest first: what does not fit into memory fails at once
+            order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
+            for begin in range(0, len(order), options.batch_size):
+                batch = order[begin : begin + options.batch_size]
+                for i, found in zip(
+                    batch, self._decode(generator, [encoded[i] for i in batch], target_tag), strict=True
+                ):
+                    results[i] = [self._hypothesis(one, target_tag) for one in found[: options.nbest]]
+        return results
+
+    def _decode(self, generator: Any, rows: list[list[int]], target_tag: int) -> list[list[dict[str, Any]]]:
+        """Decode token ids [B][S]; source padding on the left, as fairseq batches it."""
+        import torch
+
+        width = max(len(row) for row in rows)
+        tokens = torch.full((len(rows), width), self._dictionary.pad(), dtype=torch.long)
+        for number, row in enumerate(rows):
+            tokens[number, width - len(row) :] = torch.tensor(row)
+        sample = {
+            "net_input": {
+                "src_tokens": tokens.to(self._device),
+                "src_lengths": torch.tensor([len(row) for row in rows], device=self._device),
+            }
+        }
+        prefix = torch.full((len(rows), 1), target_tag, dtype=torch.long, device=self._device)
+        with torch.inference_mode():
+            found: list[list[dict[str, Any]]] = generator.generate(
+                [self._model], sample, prefix_tokens=prefix
+            )
+        return found
+
+    def _hypothesis(self, found: dict[str, Any], target_tag: int) -> PieceHypothesis:
+        tokens = found["tokens"].tolist()
+        return PieceHypothesis(
+            pieces=tuple(
+                self._dictionary[token]
+                for token in tokens
+                if token not in (target_tag, self._dictionary.eos())
+            ),
+            tokens=len(tokens),
+            score=float(found["score"]),
+        )
+
+
+def mask_rows(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zero fc1's weight rows of masked neurons: at inference exactly the masked model, constants included.
+
+    Args:
+        parameters: a state dict by fairseq's names; not changed.
+        masks: layer → bool[d_ff], True = kept.
+
+    Raises:
+        MaskError: a mask without its layer, or of another width.
+    """
+    import torch
+
+    result = dict(parameters)
+    for layer, mask in masks.items():
+        weight = result.get(f"{layer}.fc1.weight")
+        if weight is None or mask.shape != weight.shape[:1]:
+            raise MaskError(
+                "the mask does not fit the model"
+                + (
+                    f": {mask.numel()} neurons, the layer has {weight.shape[0]}" if weight is not None else ""
+                ),
+                where=layer,
+                cause="mask and checkpoint do not belong together",
+            )
+        # not weight * mask: NaN or infinity in a masked row must not come through
+        result[f"{layer}.fc1.weight"] = torch.where(mask.unsqueeze(1), weight, torch.zeros_like(weight))
+    return result
+
+
+def open_checkpoint(
+    checkpoint: str | Path,
+    vocabulary: str | Path,
+    *,
+    mask: str | Path | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    unsafe: bool = False,
+) -> Translator:
+    """Make a Translator that runs fairseq on a checkpoint.
+
+    Args:
+        checkpoint: ours, fairseq's or the reference's format (see checkpoints.load_checkpoint).
+        vocabulary: folder with ``spm.model`` and ``dict.txt`` (or ``dict.<lang>.txt``).
+        mask: one direction's mask file; its direction is then the only one.
+        threads: torch threads.
+        device: a torch device.
+        unsafe: let the checkpoint run code while it is loaded.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or does not fit the dictionary.
+        MaskError: the mask cannot be read, does not fit, or was made from another model.
+    """
+    import dataclasses
+
+    import torch
+
+    from neuron_specialization.checkpoints import build_model, load_checkpoint, read_dictionary
+    from neuron_specialization.export import check_masks_belong
+    from neuron_specialization.masks import read_masks
+
+    torch.set_num_threads(threads)
+    loaded = load_checkpoint(checkpoint, unsafe=unsafe)
+    vocabulary = Path(vocabulary)
+    masked_direction: Direction | None = None
+    if mask is not None:
+        masks = read_masks(mask)
+        check_masks_belong(loaded, masks, mask)
+        masked_direction = Direction.parse(masks.metadata.get("direction") or Path(mask).stem)
+        loaded = dataclasses.replace(loaded, parameters=mask_rows(loaded.parameters, masks.tensors()))
+    elif loaded.directions and loaded.provenance.get("masks"):
+        raise TranslationError(
+            "the checkpoint is a specialised model: it translates under the mask of the direction",
+            where=checkpoint,
+            hint="give --mask R/masks/<selection>/<direction>.safetensors",
+        )
+    model = build_model(loaded, vocabulary)
+    dictionary = read_dictionary(vocabulary, loaded.languages)
+    if not loaded.languages:
+        raise CheckpointError("the checkpoint names no languages", where=checkpoint)
+    engine = FairseqEngine(
+        model, dictionary, languages=loaded.languages, direction=masked_direction, device=device
+    )
+    segmenter = Segmenter(vocabulary / "spm.model")
+
+    def open_engine(direction: Direction) -> tuple[Engine, Segmenter, int]:
+        return engine, segmenter, engine.longest_source
+
+    directions = (
+        [masked_direction]
+        if masked_direction
+        else [Direction(a, b) for a in loaded.languages for b in loaded.languages if a != b]
+    )
+    return Translator(directions, open_engine, name=str(checkpoint))
