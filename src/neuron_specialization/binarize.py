@@ -128,7 +128,7 @@ def binarize_corpus(corpus_folder: str | Path, vocabulary: str | Path, output: s
     """Encode every split and pair of a corpus into a fairseq data-bin folder.
 
     Returns:
-        The manifest (docs/architecture.md); ``tokens`` count the ``</s>`` of each segment.
+        The manifest (docs/architecture.md); ``tokens`` and ``longest`` (of one segment) count the ``</s>``.
 
     Raises:
         CorpusError: corpus or vocabulary are missing, changed, or do not belong together.
@@ -148,7 +148,7 @@ def binarize_corpus(corpus_folder: str | Path, vocabulary: str | Path, output: s
         record(f"dict.{code}.txt")
     for split in SPLITS:
         for pair in corpus.pairs:
-            counts: dict[str, Any] = {"segments": 0, "tokens": {}, "unknown": {}}
+            counts: dict[str, Any] = {"segments": 0, "tokens": {}, "unknown": {}, "longest": {}}
             for code in pair_languages(pair):
                 lines = corpus.lines(split, pair, code)
                 tokens, sizes, unknown = encoder.encode(lines)
@@ -157,6 +157,7 @@ def binarize_corpus(corpus_folder: str | Path, vocabulary: str | Path, output: s
                 record(f"{name}.bin", f"{name}.idx")
                 counts["segments"] = len(lines)
                 counts["tokens"][code], counts["unknown"][code] = len(tokens), unknown
+                counts["longest"][code] = int(sizes.max(initial=0))
             splits[split][pair] = counts
     remove_former(output, keep=files)
     manifest = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,22 +113,10 @@ def train_vocabulary(corpus_folder: str | Path, spec: VocabularySpec, output: st
     with atomic_path(output / "spm.model") as temporary:
         temporary.write_bytes(model.getvalue())
     pieces = Segmenter(output / "spm.model").pieces
-    _check_pieces(pieces, corpus.languages)
     with atomic_text(output / "dict.txt") as handle:
         handle.writelines(f"{piece} {_COUNT}\n" for piece in pieces[len(SPECIAL) :])
     characters = len({character for sentence in sentences for character in sentence})
     return {"size": len(pieces), "sentences": len(sentences), "characters": characters}
-
-
-def _check_pieces(pieces: Sequence[str], languages: list[str]) -> None:
-    if tuple(pieces[: len(SPECIAL)]) != SPECIAL:
-        raise CorpusError(f"SentencePiece put {pieces[:4]} first, not {list(SPECIAL)}")
-    tags = {f"__{code}__" for code in languages} & set(pieces)
-    if tags:
-        raise CorpusError(
-            f"the text makes {', '.join(sorted(tags))} a vocabulary entry, which is a language tag",
-            hint="remove it from the training text",
-        )
 
 
 def _explained(message: str, settings: Vocabulary, corpus: CorpusFolder) -> CorpusError:

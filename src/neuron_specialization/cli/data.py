@@ -66,6 +66,10 @@ def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
     ]
     header = ["pair", "extracted", *reasons, "decontaminated", "over_cap", "train", "valid", "heldout"]
     click.echo(_columns(header, rows))
+    shared = {pair: count for pair, count in manifest["valid_in_heldout"].items() if count}
+    if shared:
+        counts = ", ".join(f"{pair} {count}" for pair, count in shared.items())
+        click.echo(f"warning: valid segments with text that is also in the test set: {counts}", err=True)
 
 
 @click.command()

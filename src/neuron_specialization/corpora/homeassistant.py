@@ -20,7 +20,6 @@ from neuron_specialization.errors import CorpusError
 from neuron_specialization.text import normalise
 
 _MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([A-Za-z0-9-]+)\.json")
-# a reference to another message that was not resolved is no text
 _REFERENCE = re.compile(r"\[%key:[^\]]*%\]")
 
 
@@ -56,8 +55,8 @@ def extract(wheel: str | Path, languages: list[str]) -> list[Row]:
                 available.add(tag)
                 if tag in tags:
                     for key, text in _leaves(_read(archive, name, wheel), (component,)):
-                        if text and not _REFERENCE.search(text):
-                            messages.setdefault(key, {})[tags[tag]] = text
+                        # an unresolved reference is no text; it counts as an empty side
+                        messages.setdefault(key, {})[tags[tag]] = "" if _REFERENCE.search(text) else text
     except FileNotFoundError:
         raise CorpusError(
             "the corpus download is missing", where=wheel, hint="run the fetch command"

@@ -96,18 +96,14 @@ def _from_local(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str, Any]]:
 
 def _finish_training_text(splits: Splits, spec: CorpusSpec) -> dict[str, Any]:
     """Clean, decontaminate and cap the training text in place; return the counts for the manifest."""
-    index = HeldOutIndex()
-    for split in ("valid", "heldout"):
-        for pair, segments in splits[split].items():
-            for side, language in enumerate(pair_languages(pair)):
-                index.add(language, (segment[side] for segment in segments))
+    index, overlap = _held_out_index(splits)
     extracted: dict[str, int] = {}
     dropped: dict[str, dict[str, int]] = {}
     decontaminated: dict[str, int] = {}
     capped: dict[str, int] = {}
     for pair, segments in splits["train"].items():
         cleaned = clean_pairs(segments, spec.cleaning)
-        kept = index.without(cleaned.segments, *pair_languages(pair))
+        kept = index.without(pair, cleaned.segments)
         final = sample_segments(kept, spec.train_caps.get(pair), spec.seed, pair)
         extracted[pair] = len(segments)
         dropped[pair] = dict(cleaned.dropped)
@@ -125,7 +121,29 @@ def _finish_training_text(splits: Splits, spec: CorpusSpec) -> dict[str, Any]:
             ),
             hint="relax corpus.cleaning, lower the held-out sizes, or take the language out",
         )
-    return {"extracted": extracted, "dropped": dropped, "decontaminated": decontaminated, "capped": capped}
+    return {
+        "extracted": extracted,
+        "dropped": dropped,
+        "decontaminated": decontaminated,
+        "capped": capped,
+        "valid_in_heldout": overlap,
+    }
+
+
+def _held_out_index(splits: Splits) -> tuple[HeldOutIndex, dict[str, int]]:
+    """Return the index of valid and heldout, and per pair how many valid segments share text with heldout.
+
+    Chosen sets share none; given ones (local text) may: that is reported, and not mended.
+    """
+    index = HeldOutIndex()
+    for pair, segments in splits["heldout"].items():
+        index.add(pair, segments)
+    overlap = {
+        pair: len(segments) - len(index.without(pair, segments)) for pair, segments in splits["valid"].items()
+    }
+    for pair, segments in splits["valid"].items():
+        index.add(pair, segments)
+    return index, overlap
 
 
 def _counts(pair: str, segments: Segments) -> dict[str, Any]:

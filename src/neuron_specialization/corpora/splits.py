@@ -13,8 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from neuron_specialization.corpora.cleaning import defect
+from neuron_specialization.corpora.layout import pair_languages
 from neuron_specialization.corpora.spec import CorpusSpec
 from neuron_specialization.errors import CorpusError
+from neuron_specialization.text import count_words
 
 Row = dict[str, str]
 Segments = list[tuple[str, str]]
@@ -49,8 +51,9 @@ def comparison_key(text: str) -> str:
 
 
 def content_words(text: str) -> int:
-    """Count white-space words that hold a letter, placeholders left out."""
-    return sum(any(character.isalpha() for character in word) for word in _PLACEHOLDER.sub(" ", text).split())
+    """Count the words (text.count_words) that hold a letter, placeholders left out."""
+    words = _PLACEHOLDER.sub(" ", text).split()
+    return count_words(" ".join(word for word in words if any(map(str.isalpha, word))))
 
 
 def draw_order(items: Sequence[str], seed: int, purpose: str) -> list[int]:
@@ -147,15 +150,17 @@ class HeldOutIndex:
     def __init__(self) -> None:
         self._keys: dict[str, set[str]] = {}
 
-    def add(self, language: str, lines: Iterable[str]) -> None:
-        """Add held-out segments of one language."""
-        self._keys.setdefault(language, set()).update(comparison_key(line) for line in lines)
+    def add(self, pair: str, segments: Segments) -> None:
+        """Add a pair's held-out segments."""
+        for side, language in enumerate(pair_languages(pair)):
+            keys = self._keys.setdefault(language, set())
+            keys.update(comparison_key(segment[side]) for segment in segments)
 
-    def without(self, segments: Segments, first: str, second: str) -> Segments:
-        """Return the segments of a pair (first, second language) that share no text with what is held out."""
-        left, right = self._keys.get(first, set()), self._keys.get(second, set())
+    def without(self, pair: str, segments: Segments) -> Segments:
+        """Return the pair's segments that share no text, on either side, with what is held out."""
+        left, right = (self._keys.get(language, set()) for language in pair_languages(pair))
         return [
-            (source, target)
-            for source, target in segments
-            if comparison_key(source) not in left and comparison_key(target) not in right
+            (first, second)
+            for first, second in segments
+            if comparison_key(first) not in left and comparison_key(second) not in right
         ]

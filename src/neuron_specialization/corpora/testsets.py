@@ -6,6 +6,7 @@ Their text is copied as published, not normalised: a score is comparable only on
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from neuron_specialization.corpora.layout import MANIFEST, remove_former, write_
 from neuron_specialization.directions import Direction, known_languages
 from neuron_specialization.errors import CorpusError
 from neuron_specialization.files import read_lines, write_json
+
+# FLORES-200 unpacks to 0.1 GB
+_MAX_UNPACKED = 4 << 30
 
 TestsetSource = Literal["flores200", "folder"]
 
@@ -31,7 +35,7 @@ def prepare_testset(
         source: ``flores200``: an unpacked FLORES-200 (``<split>/<code>.<split>``, as in
             ``devtest/deu_Latn.devtest``); ``folder``: ``<split>.<language>`` files. Both may end in ``.gz``,
             and a language may be named by its code or its FLORES-200 code (data/languages.tsv).
-        path: the folder.
+        path: the folder, or an archive of it.
         splits: e.g. ``["dev", "devtest"]``.
         directions: what is to be translated.
         output: the test set's folder.
@@ -43,6 +47,13 @@ def prepare_testset(
         CorpusError: listing every language that is missing, empty, damaged or of another length.
     """
     root, output = Path(path), Path(output)
+    if root.is_file():
+        from neuron_specialization.corpora.archives import safe_extract
+
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output, prefix=".unpacked.") as folder:
+            safe_extract(root, Path(folder) / "text", max_bytes=_MAX_UNPACKED)
+            return prepare_testset(source, Path(folder) / "text", splits, directions, output)
     if not root.is_dir():
         raise CorpusError("the test set's folder is missing", where=root.absolute(), hint="check the path")
     wanted = list(directions)
@@ -121,11 +132,12 @@ def _read_split(
             lines = _read(found[0], code, problems)
             if lines is not None:
                 text[code] = lines
-    lengths = {code: len(lines) for code, lines in text.items()}
-    if len(set(lengths.values())) > 1:
-        usual = max(set(lengths.values()), key=list(lengths.values()).count)
-        odd = ", ".join(f"{code} {count}" for code, count in lengths.items() if count != usual)
-        problems.append(f"{split}: unequal line counts: {odd}; the others {usual}")
+    by_length: dict[int, list[str]] = {}
+    for code, lines in text.items():
+        by_length.setdefault(len(lines), []).append(code)
+    if len(by_length) > 1:
+        groups = [f"{length} in {', '.join(codes)}" for length, codes in sorted(by_length.items())]
+        problems.append(f"{split}: unequal line counts: {'; '.join(groups)}")
     return text
 
 
