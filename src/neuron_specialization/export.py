@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from neuron_specialization import __version__
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError, TranslationError
-from neuron_specialization.files import hash_of, sha256_of, write_json
-from neuron_specialization.translation import PROVENANCE, tag_of
+from neuron_specialization.files import sha256_of, write_json
+from neuron_specialization.model_directory import FILES, FORMAT, PROVENANCE, SEGMENTATION
+from neuron_specialization.translation import InputFormat, tag_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from neuron_specialization.checkpoints import Checkpoint
     from neuron_specialization.masks import LayerMasks
 
-FORMAT = 1
 DENSE = "dense"
-SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def export_system(
@@ -40,6 +39,7 @@ def export_system(
     quantization: str = "float32",
     system: str | None = None,
     unsafe: bool = False,
+    input_format: InputFormat = "text",
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write the model directories of a system.
@@ -48,12 +48,15 @@ def export_system(
         checkpoint: the model, in any format checkpoints.load_checkpoint reads.
         vocabulary: folder with ``spm.model`` and ``dict.txt`` (or a ``dict.<lang>.txt``).
         output: the system's folder; its model directories are made or replaced, each at one stroke.
-        masks: folder with ``<direction>.safetensors`` for a specialised system; None for a dense one.
+        masks: folder with ``<direction>.safetensors`` for a specialised system. None: a dense system, or one
+            whose checkpoint holds its masks.
         directions: what to export; default: all the checkpoint was trained for (and, with masks, all
             further ones that have a mask).
         quantization: how weights are stored (ctranslate2_converter.QUANTIZATIONS).
         system: its name in the provenance; default: what the checkpoint says.
         unsafe: let the checkpoint run code while it is loaded.
+        input_format: ``pieces`` where the SentencePiece model is not known (a data-bin made elsewhere): the
+            models then translate text that is segmented already, and only that.
         progress: called with the name of every directory written.
 
     Returns:
@@ -73,32 +76,42 @@ def export_system(
         checkpoint=loaded,
         sha256=sha256_of(checkpoint),
         symbols=read_symbols(vocabulary, loaded.languages),
-        segmentation=Path(vocabulary) / "spm.model",
+        segmentation=None if input_format == "pieces" else Path(vocabulary) / SEGMENTATION,
         quantization=quantization,
         system=system or loaded.provenance.get("system"),
     )
-    if not source.segmentation.is_file():
-        raise CheckpointError("the vocabulary has no SentencePiece model", where=source.segmentation)
-    if masks is None:
+    if source.segmentation is not None and not source.segmentation.is_file():
+        raise CheckpointError(
+            "the vocabulary has no SentencePiece model",
+            where=source.segmentation,
+            hint="put it there; or, for text that is segmented already: --input-format pieces",
+        )
+    if masks is None and not loaded.masks:
         _refuse_unmasked(loaded)
         wanted = list(directions or loaded.directions)
         _check_languages(wanted, loaded)
-        written = _write_model(Path(output) / DENSE, source, loaded.parameters, wanted, None, None)
+        written = _write_model(Path(output) / DENSE, source, loaded.parameters, wanted, None)
         if progress:
             progress(written.name)
         return [written]
 
-    folder = Path(masks)
-    wanted = list(directions or sorted({*loaded.directions, *present_directions(folder)}))
-    _check_languages(wanted, loaded)
-    found = read_mask_folder(folder, wanted)
-    check_mask_set(loaded, folder)
+    used: dict[str, _Mask] = {}
+    if masks is None:
+        wanted = list(directions or loaded.masks)
+        _check_languages(wanted, loaded)
+        used = {name: _Mask(mask_of(loaded, name), "in the checkpoint", {}) for name in wanted}
+    else:
+        folder = Path(masks)
+        wanted = list(directions or sorted({*loaded.directions, *present_directions(folder)}))
+        _check_languages(wanted, loaded)
+        for name, found in read_mask_folder(folder, wanted).items():
+            path = folder / f"{name}.safetensors"
+            check_masks_belong(loaded, found, path, sha256=source.sha256)
+            used[name] = _Mask(found.tensors(), sha256_of(path), found.metadata)
     results = []
-    for name in wanted:
-        path = folder / f"{name}.safetensors"
-        check_masks_belong(loaded, found[name], path, sha256=source.sha256)
-        narrower = compact(loaded.parameters, found[name].tensors())
-        results.append(_write_model(Path(output) / name, source, narrower, [name], found[name], path))
+    for name, mask in used.items():
+        narrower = compact(loaded.parameters, mask.layers)
+        results.append(_write_model(Path(output) / name, source, narrower, [name], mask))
         if progress:
             progress(name)
     return results
@@ -111,40 +124,38 @@ class _Source:
     checkpoint: Checkpoint
     sha256: str
     symbols: list[str]
-    segmentation: Path
+    segmentation: Path | None
     quantization: str
     system: str | None
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """A direction's mask: layer → bool[d_ff], the sha256 of its file, what the file says of itself."""
+
+    layers: Mapping[str, Tensor]
+    sha256: str
+    metadata: Mapping[str, str]
 
 
 def read_symbols(vocabulary: str | Path, languages: Sequence[str]) -> list[str]:
     """Return the dictionary by token id: fairseq's special symbols, the file's pieces, the language tags.
 
     Raises:
-        CheckpointError: there is no dictionary, or it is malformed, naming the line.
+        CheckpointError: there is no dictionary.
+        CorpusError: it is malformed, naming the line.
     """
-    path = Path(vocabulary)
-    if path.is_dir():
-        path = next(
-            (one for one in (path / "dict.txt", *sorted(path.glob("dict.*.txt"))) if one.is_file()), path
-        )
-    if not path.is_file():
+    from neuron_specialization.binarize import read_dictionary
+
+    folder = Path(vocabulary)
+    path = next(
+        (one for one in (folder / "dict.txt", *sorted(folder.glob("dict.*.txt"))) if one.is_file()), None
+    )
+    if path is None:
         raise CheckpointError(
-            "no dictionary (dict.txt or dict.<lang>.txt) in the vocabulary folder", where=vocabulary
+            "no dictionary (dict.txt or dict.<lang>.txt) in the vocabulary folder", where=folder
         )
-    symbols = list(SPECIAL_SYMBOLS)
-    with path.open(encoding="utf-8", newline="\n") as handle:
-        for number, line in enumerate(handle, 1):
-            piece, _, count = line.rstrip("\r\n").removesuffix(" #fairseq:overwrite").rpartition(" ")
-            if not piece or not count.isdecimal():
-                raise CheckpointError(
-                    "not a dictionary line (piece and count)", where=f"{path}, line {number}"
-                )
-            symbols.append(piece)
-    symbols.extend(tag_of(code) for code in languages)
-    if len(set(symbols)) != len(symbols):
-        twice = next(one for number, one in enumerate(symbols) if one in symbols[:number])
-        raise CheckpointError(f"the dictionary has {twice!r} twice", where=path)
-    return symbols
+    return [*read_dictionary(path), *(tag_of(code) for code in languages)]
 
 
 def check_masks_belong(
@@ -152,9 +163,9 @@ def check_masks_belong(
 ) -> None:
     """Refuse a mask that was made for another model.
 
-    Layers and widths must be the checkpoint's. Where both say what they come from, the mask must have been
-    derived from the baseline the specialised model started from (or from this very model, for a mask put on a
-    model that was not trained with it).
+    Layers and widths must be the checkpoint's. A direction whose mask the checkpoint holds must have just
+    that one. Else, where both say what they come from, the mask must have been derived from the baseline the
+    specialised model started from (or from this very model, if it was not trained with masks).
 
     Raises:
         MaskError: naming the difference.
@@ -172,6 +183,19 @@ def check_masks_belong(
             where=path,
             cause=f"it was made for another model than {checkpoint.path}",
         )
+    direction = masks.metadata.get("direction") or Path(path).stem
+    if direction in checkpoint.masks:
+        trained = checkpoint.masks[direction]
+        for name, given in masks.tensors().items():
+            if not bool((given == trained[name]).all()):
+                raise MaskError(
+                    f"this is not the mask that {direction} was trained with: {name} differs in"
+                    f" {int((given != trained[name]).sum())} neurons",
+                    where=path,
+                    cause="another selection, or masks made anew since (another k, other activations)",
+                    hint=f"leave the masks out: {checkpoint.path} holds its own",
+                )
+        return
     derived_from = masks.metadata.get("model_sha256")
     inputs = checkpoint.provenance.get("inputs")
     if not derived_from or not isinstance(inputs, Mapping):
@@ -189,26 +213,19 @@ def check_masks_belong(
         )
 
 
-def check_mask_set(checkpoint: Checkpoint, folder: Path) -> None:
-    """Refuse a folder of masks that is not, file by file, the one the model was trained with.
-
-    Nothing is checked where the model does not say, or where the folder lacks some of those directions.
+def mask_of(checkpoint: Checkpoint, direction: str) -> Mapping[str, Tensor]:
+    """Return the mask of a direction that the checkpoint itself holds, layer → bool[d_ff].
 
     Raises:
-        MaskError: the masks differ from those of the training.
+        MaskError: it holds none for this direction.
     """
-    inputs = checkpoint.provenance.get("inputs")
-    trained = inputs.get("masks") if isinstance(inputs, Mapping) else None
-    paths = {name: folder / f"{name}.safetensors" for name in checkpoint.directions}
-    if not trained or not all(path.is_file() for path in paths.values()):
-        return
-    if hash_of({name: sha256_of(path) for name, path in paths.items()}) != trained:
+    if direction not in checkpoint.masks:
         raise MaskError(
-            "these are not the masks the model was trained with",
-            where=folder,
-            cause="another selection, or masks made anew since (another k, other activations)",
-            hint="give the masks of the system's own selection, or train the system again",
+            f"the checkpoint holds no mask for {direction}",
+            where=checkpoint.path,
+            hint=f"it has: {', '.join(checkpoint.masks) or 'none'}; give others with --masks",
         )
+    return checkpoint.masks[direction]
 
 
 def _refuse_unmasked(checkpoint: Checkpoint) -> None:
@@ -242,8 +259,7 @@ def _write_model(
     source: _Source,
     parameters: Mapping[str, Tensor],
     directions: Sequence[str],
-    masks: LayerMasks | None,
-    mask_path: Path | None,
+    mask: _Mask | None,
 ) -> Path:
     """Build a model directory beside its place and move it there when it is complete."""
     from neuron_specialization.ctranslate2_converter import convert
@@ -255,12 +271,14 @@ def _write_model(
         convert(
             parameters, source.checkpoint.settings, source.symbols, model, quantization=source.quantization
         )
-        shutil.copyfile(source.segmentation, model / "spm.model")
-        write_json(model / PROVENANCE, _provenance(model, source, parameters, directions, masks, mask_path))
+        if source.segmentation is not None:
+            shutil.copyfile(source.segmentation, model / SEGMENTATION)
+        write_json(model / PROVENANCE, _provenance(model, source, parameters, directions, mask))
         if folder.exists():
-            if not (folder / PROVENANCE).is_file() and any(folder.iterdir()):
+            foreign = sorted({path.name for path in folder.iterdir()} - FILES)
+            if foreign:
                 raise TranslationError(
-                    "the place for the model is taken by something that is not an exported model",
+                    f"the place for the model is taken: {foreign[0]} is no part of an exported model",
                     where=folder,
                     hint="choose another --output, or remove it",
                 )
@@ -276,8 +294,7 @@ def _provenance(
     source: _Source,
     parameters: Mapping[str, Tensor],
     directions: Sequence[str],
-    masks: LayerMasks | None,
-    mask_path: Path | None,
+    mask: _Mask | None,
 ) -> dict[str, Any]:
     import ctranslate2
     import torch
@@ -294,17 +311,18 @@ def _provenance(
         "system": source.system,
         "directions": list(directions),
         "languages": languages,
+        "input_format": "pieces" if source.segmentation is None else "text",
         "tags": {code: tag_of(code) for code in languages},
         "max_source_positions": int(checkpoint.settings["max_source_positions"]),
         "max_target_positions": int(checkpoint.settings["max_target_positions"]),
         "quantization": source.quantization,
         "neurons": widths,
         "mask": None
-        if masks is None or mask_path is None
+        if mask is None
         else {
-            "sha256": sha256_of(mask_path),
-            "kept": round(sum(widths.values()) / sum(masks.shapes.values()), 6),
-            **{key: masks.metadata[key] for key in sorted(masks.metadata) if key not in ("packed", "d_ff")},
+            "sha256": mask.sha256,
+            "kept": round(sum(widths.values()) / sum(layer.numel() for layer in mask.layers.values()), 6),
+            **{key: mask.metadata[key] for key in sorted(mask.metadata) if key not in ("packed", "d_ff")},
         },
         "checkpoint": {
             "sha256": source.sha256,

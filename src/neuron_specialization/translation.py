@@ -13,19 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+from typing import IO, Literal, Protocol
 
 from neuron_specialization.directions import Direction
-from neuron_specialization.errors import NeuronSpecializationError, TranslationError
-from neuron_specialization.files import read_json
+from neuron_specialization.errors import TranslationError
+from neuron_specialization.model_directory import find_models
 
-if TYPE_CHECKING:
-    from neuron_specialization.text import Segmenter
-
-PROVENANCE = "provenance.json"
 WORD_START = "\u2581"  # SentencePiece writes the space before a word as this
 EngineName = Literal["ctranslate2", "fairseq"]
 TooLong = Literal["split", "refuse"]
+InputFormat = Literal["text", "pieces"]
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,31 @@ class Hypothesis:
 class Engine(Protocol):
     """What turns source pieces into target pieces."""
 
+    def serves(self, direction: Direction) -> bool:
+        """Whether this very engine translates the direction."""
+        ...
+
     def generate(
         self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
     ) -> list[list[PieceHypothesis]]:
         """Translate; sources without tags, results in the order of the sources, best hypothesis first."""
         ...
+
+
+class Segmentation(Protocol):
+    """What turns lines into source pieces: text.Segmenter, or Pieces."""
+
+    def encode(self, lines: Sequence[str]) -> list[list[str]]:
+        """Return the pieces of every line."""
+        ...
+
+
+class Pieces:
+    """Lines that are segmented already (``--input-format pieces``): pieces with spaces between them."""
+
+    def encode(self, lines: Sequence[str]) -> list[list[str]]:
+        """See Segmentation."""
+        return [[piece for piece in line.split(" ") if piece] for line in lines]
 
 
 def tag_of(language: str) -> str:
@@ -153,7 +170,7 @@ class Translator:
     def __init__(
         self,
         directions: Sequence[Direction],
-        open_engine: Callable[[Direction], tuple[Engine, Segmenter, int]],
+        open_engine: Callable[[Direction], tuple[Engine, Segmentation, int]],
         *,
         name: str,
     ) -> None:
@@ -161,12 +178,18 @@ class Translator:
         self.directions = list(directions)
         self._open_engine = open_engine
         self._name = name
-        self._opened: dict[Direction, tuple[Engine, Segmenter, int]] = {}
+        self._opened: dict[Direction, tuple[Engine, Segmentation, int]] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def load(
-        cls, path: str | Path, *, threads: int = 1, compute_type: str = "default", device: str = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        compute_type: str = "default",
+        device: str = "cpu",
+        input_format: InputFormat = "text",
     ) -> Translator:
         """Open an exported model with the ctranslate2 engine.
 
@@ -177,6 +200,7 @@ class Translator:
             threads: batches translated at the same time, each on one core.
             compute_type: ``default`` (as exported), ``int8``, ``float32``, …: what CTranslate2 accepts.
             device: ``cpu``, ``cuda`` or ``auto``.
+            input_format: ``text``, or ``pieces``: lines that are segmented already.
 
         Raises:
             TranslationError: the path is no model directory, or one that is damaged.
@@ -185,8 +209,14 @@ class Translator:
 
         folders = find_models(path)
 
-        def open_engine(direction: Direction) -> tuple[Engine, Segmenter, int]:
-            return open_model(folders[direction], threads=threads, compute_type=compute_type, device=device)
+        def open_engine(direction: Direction) -> tuple[Engine, Segmentation, int]:
+            return open_model(
+                folders[direction],
+                threads=threads,
+                compute_type=compute_type,
+                device=device,
+                input_format=input_format,
+            )
 
         return cls(list(folders), open_engine, name=str(path))
 
@@ -254,7 +284,7 @@ class Translator:
             for owner in owners
         ]
 
-    def open(self, direction: str | Direction) -> tuple[Engine, Segmenter, int]:
+    def open(self, direction: str | Direction) -> tuple[Engine, Segmentation, int]:
         """Load the model of a direction if it is not loaded yet, so that errors and delays come early."""
         direction = direction if isinstance(direction, Direction) else Direction.parse(direction)
         if direction not in self.directions:
@@ -265,10 +295,9 @@ class Translator:
         with self._lock:
             if direction not in self._opened:
                 opened = self._open_engine(direction)
-                # a dense model is one engine for all directions; do not load it once for each
-                for other in self.directions:
-                    if getattr(opened[0], "serves", None) is None or opened[0].serves(other):  # type: ignore[attr-defined]
-                        self._opened.setdefault(other, opened)
+                # a dense model is one engine for all its directions: do not load it once for each
+                served = [other for other in self.directions if opened[0].serves(other)]
+                self._opened.update((other, opened) for other in {direction, *served})
             return self._opened[direction]
 
 
@@ -290,71 +319,6 @@ def _of_line(
     total = sum(one.score * one.tokens**power for one in best)
     length = sum(one.tokens for one in best)
     return [Hypothesis(text.strip(), total / length**power if options.scores else None)]
-
-
-def find_models(path: str | Path) -> dict[Direction, Path]:
-    """Return the model directory of every direction that ``path`` holds (see `Translator.load`).
-
-    Raises:
-        TranslationError: there is none.
-    """
-    path = Path(path)
-    if (path / PROVENANCE).is_file():
-        candidates = [path]
-    elif (path / "model.bin").is_file():
-        raise TranslationError(
-            f"a CTranslate2 model without {PROVENANCE}: not made by this project, its tags are unknown",
-            where=path,
-            hint="make it with: neuron-specialization export",
-        )
-    else:
-        candidates = sorted(found.parent for found in path.glob(f"*/{PROVENANCE}"))
-    folders = {direction: folder for folder in candidates for direction in _directions_of(folder)}
-    if not folders:
-        missing = f"{PROVENANCE} is missing" if path.is_dir() else "no such folder"
-        raise TranslationError(
-            f"no exported model here: {missing}",
-            where=path,
-            hint="make one with: neuron-specialization export",
-        )
-    return folders
-
-
-def _directions_of(folder: Path) -> list[Direction]:
-    return [Direction.parse(text) for text in read_provenance(folder)["directions"]]
-
-
-def read_provenance(folder: Path) -> dict[str, Any]:
-    """Read and check a model directory's provenance: its keys, and the size of every file it lists.
-
-    Raises:
-        TranslationError: a key or a file is missing, or a file has another size (a copy cut short).
-    """
-    try:
-        provenance = read_json(folder / PROVENANCE)
-    except NeuronSpecializationError as error:
-        raise TranslationError(error.what, where=error.where, hint="export the model again") from None
-    needed = ("format", "directions", "languages", "max_source_positions", "max_target_positions", "files")
-    missing = [key for key in needed if not isinstance(provenance, dict) or key not in provenance]
-    if missing:
-        raise TranslationError(
-            f"the model's provenance lacks {', '.join(missing)}",
-            where=folder / PROVENANCE,
-            cause="it was made by another tool or another version",
-            hint="export the model again",
-        )
-    for name, entry in provenance["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise TranslationError(f"the model directory lacks {name}", where=folder, hint="export it again")
-        if file.stat().st_size != entry["bytes"]:
-            raise TranslationError(
-                f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}",
-                where=folder,
-                cause="a copy or download that was cut short",
-                hint="copy it again, or export it again",
-            )
-    return dict(provenance)
 
 
 def translate_stream(

@@ -16,7 +16,9 @@ still ends in other translations, for three reasons, each undone here:
    matter, the sentence is searched again with ``</s>`` kept out of that step, which leaves the other
    hypotheses as fairseq has them, and the empty one is added.
 
-What remains are differences of rounding (order 1e-6 in a log-probability) that tip near-ties.
+What remains are differences of rounding (order 1e-6 in a log-probability) that tip near-ties. This holds for
+the best hypothesis. Further down an n-best list fairseq cuts at ``beam`` finished hypotheses in the order
+they finish, CTranslate2 among all of the last step by score: its list is as long, and never worse.
 """
 
 from __future__ import annotations
@@ -29,8 +31,16 @@ from typing import Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError, TranslationError
+from neuron_specialization.model_directory import SEGMENTATION, read_provenance
 from neuron_specialization.text import Segmenter
-from neuron_specialization.translation import PieceHypothesis, SearchOptions, read_provenance, tag_of
+from neuron_specialization.translation import (
+    InputFormat,
+    PieceHypothesis,
+    Pieces,
+    SearchOptions,
+    Segmentation,
+    tag_of,
+)
 
 END = "</s>"
 # No trained model gives the tag of its own direction less than e^-24: a hypothesis that needs less has lost.
@@ -269,16 +279,24 @@ def _ranked(
 
 
 def open_model(
-    folder: Path, *, threads: int, compute_type: str, device: str
-) -> tuple[CTranslate2Engine, Segmenter, int]:
+    folder: Path, *, threads: int, compute_type: str, device: str, input_format: InputFormat = "text"
+) -> tuple[CTranslate2Engine, Segmentation, int]:
     """Load a model directory: engine, segmenter, and the longest source in pieces.
 
     Raises:
         TranslationError: damaged, foreign, or not loadable on this machine.
     """
     engine = CTranslate2Engine(folder, threads=threads, compute_type=compute_type, device=device)
+    if input_format == "pieces":
+        return engine, Pieces(), engine.longest_source
+    if read_provenance(folder).get("input_format") == "pieces":
+        raise TranslationError(
+            "the model was exported without a SentencePiece model: it translates segmented text",
+            where=folder,
+            hint="give it pieces, with --input-format pieces",
+        )
     try:
-        segmenter = Segmenter(folder / "spm.model")
+        segmenter = Segmenter(folder / SEGMENTATION)
     except CorpusError as error:
         raise TranslationError(error.what, where=error.where, hint="export the model again") from None
     return engine, segmenter, engine.longest_source

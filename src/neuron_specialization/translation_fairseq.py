@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.directions import Direction
-from neuron_specialization.errors import CheckpointError, MaskError, TranslationError
+from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.text import Segmenter
 from neuron_specialization.translation import (
     Engine,
+    InputFormat,
     PieceHypothesis,
+    Pieces,
     SearchOptions,
+    Segmentation,
     Translator,
     tag_of,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from neuron_specialization.checkpoints import Checkpoint
 
 
 class FairseqEngine:
@@ -164,59 +169,74 @@ def open_checkpoint(
     threads: int = 1,
     device: str = "cpu",
     unsafe: bool = False,
+    input_format: InputFormat = "text",
 ) -> Translator:
     """Make a Translator that runs fairseq on a checkpoint.
 
     Args:
         checkpoint: ours, fairseq's or the reference's format (see checkpoints.load_checkpoint).
         vocabulary: folder with ``spm.model`` and ``dict.txt`` (or ``dict.<lang>.txt``).
-        mask: one direction's mask file; its direction is then the only one.
+        mask: one direction's mask file; its direction is then the only one. Default: the checkpoint's own
+            masks, if it holds any; each direction's model is then built when it is first used.
         threads: torch threads.
         device: a torch device.
         unsafe: let the checkpoint run code while it is loaded.
+        input_format: ``text``, or ``pieces``: lines that are segmented already; needs no ``spm.model``.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or does not fit the dictionary.
         MaskError: the mask cannot be read, does not fit, or was made from another model.
     """
-    import dataclasses
-
     import torch
 
-    from neuron_specialization.checkpoints import build_model, load_checkpoint, read_dictionary
+    from neuron_specialization.checkpoints import load_checkpoint
     from neuron_specialization.export import check_masks_belong
+    from neuron_specialization.fairseq_models import read_dictionary
     from neuron_specialization.masks import read_masks
 
     torch.set_num_threads(threads)
     loaded = load_checkpoint(checkpoint, unsafe=unsafe)
     vocabulary = Path(vocabulary)
-    masked_direction: Direction | None = None
+    masks: dict[Direction, Mapping[str, Tensor]] = {
+        Direction.parse(name): layers for name, layers in loaded.masks.items()
+    }
     if mask is not None:
-        masks = read_masks(mask)
-        check_masks_belong(loaded, masks, mask)
-        masked_direction = Direction.parse(masks.metadata.get("direction") or Path(mask).stem)
-        loaded = dataclasses.replace(loaded, parameters=mask_rows(loaded.parameters, masks.tensors()))
-    elif loaded.directions and loaded.provenance.get("masks"):
-        raise TranslationError(
-            "the checkpoint is a specialised model: it translates under the mask of the direction",
+        read = read_masks(mask)
+        check_masks_belong(loaded, read, mask)
+        masks = {Direction.parse(read.metadata.get("direction") or Path(mask).stem): read.tensors()}
+    elif not masks and loaded.mask_files:
+        raise MaskError(
+            "the checkpoint is a specialised model and does not hold its masks",
             where=checkpoint,
             hint="give --mask R/masks/<selection>/<direction>.safetensors",
         )
-    model = build_model(loaded, vocabulary)
-    dictionary = read_dictionary(vocabulary, loaded.languages)
     if not loaded.languages:
         raise CheckpointError("the checkpoint names no languages", where=checkpoint)
-    engine = FairseqEngine(
-        model, dictionary, languages=loaded.languages, direction=masked_direction, device=device
-    )
-    segmenter = Segmenter(vocabulary / "spm.model")
+    dictionary = read_dictionary(vocabulary, loaded.languages)
+    segmenter = Pieces() if input_format == "pieces" else Segmenter(vocabulary / "spm.model")
 
-    def open_engine(direction: Direction) -> tuple[Engine, Segmenter, int]:
+    def open_engine(direction: Direction) -> tuple[Engine, Segmentation, int]:
+        layers = masks.get(direction)
+        engine = FairseqEngine(
+            _build(loaded, vocabulary, layers),
+            dictionary,
+            languages=loaded.languages,
+            direction=direction if layers is not None else None,
+            device=device,
+        )
         return engine, segmenter, engine.longest_source
 
-    directions = (
-        [masked_direction]
-        if masked_direction
-        else [Direction(a, b) for a in loaded.languages for b in loaded.languages if a != b]
-    )
+    directions = list(masks) or [
+        Direction(a, b) for a in loaded.languages for b in loaded.languages if a != b
+    ]
     return Translator(directions, open_engine, name=str(checkpoint))
+
+
+def _build(checkpoint: Checkpoint, vocabulary: Path, mask: Mapping[str, Tensor] | None) -> Any:
+    """fairseq's own Transformer, masked by its weights: no hook of ours runs while it translates."""
+    from dataclasses import replace
+
+    from neuron_specialization.fairseq_models import build_model
+
+    parameters = mask_rows(checkpoint.parameters, mask) if mask else checkpoint.parameters
+    return build_model(replace(checkpoint, parameters=parameters, masks={}), vocabulary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +25,13 @@ PATH = click.Path(path_type=Path)
     show_default=True,
     help="How weights are stored: float32, int8, int16, float16, bfloat16, int8_float32, …",
 )
+@click.option(
+    "--input-format",
+    type=click.Choice(["text", "pieces"]),
+    default="text",
+    show_default=True,
+    help="pieces: without spm.model, for text that is segmented already.",
+)
 @click.option("--system", help="The system's name, recorded in the models [default: the checkpoint's].")
 @click.option("--output", type=PATH, required=True, help="The system's folder of models.")
 @click.option("--allow-unsafe-pickle", is_flag=True, help="Let --checkpoint run code when it is loaded.")
@@ -33,6 +41,7 @@ def export(
     vocabulary: Path,
     directions: str | None,
     quantization: str,
+    input_format: Any,
     system: str | None,
     output: Path,
     allow_unsafe_pickle: bool,
@@ -52,6 +61,7 @@ def export(
         directions=[name.strip() for name in directions.split(",")] if directions else None,
         quantization=quantization,
         system=system,
+        input_format=input_format,
         unsafe=allow_unsafe_pickle,
         progress=lambda name: click.echo(f"exported {output / name}"),
     )

@@ -16,6 +16,7 @@ import click
 from neuron_specialization.errors import CorpusError, TranslationError
 from neuron_specialization.files import atomic_text
 from neuron_specialization.translation import (
+    InputFormat,
     SearchOptions,
     TooLong,
     Translator,
@@ -40,6 +41,13 @@ PATH = click.Path(path_type=Path)
 @click.option("--mask", type=PATH, help="The direction's mask file (engine fairseq, specialised systems).")
 @click.option("--vocabulary", type=PATH, help="Folder with spm.model and dict.txt (engine fairseq).")
 @click.option("--input", "inputs", type=PATH, multiple=True, help="Text, a segment a line [default: stdin].")
+@click.option(
+    "--input-format",
+    type=click.Choice(["text", "pieces"]),
+    default="text",
+    show_default=True,
+    help="pieces: the lines are segmented already.",
+)
 @click.option(
     "--output", "outputs", type=PATH, multiple=True, help="One for each --input; complete or not there."
 )
@@ -88,6 +96,7 @@ def translate(
     mask: Path | None,
     vocabulary: Path | None,
     inputs: tuple[Path, ...],
+    input_format: str,
     outputs: tuple[Path, ...],
     beam: int,
     length_penalty: float,
@@ -119,7 +128,11 @@ def translate(
                 "--engine ctranslate2 takes --model (export makes it), no --checkpoint or --mask"
             )
         translator = Translator.load(
-            model, threads=threads, compute_type="int8" if int8 else compute_type, device=device
+            model,
+            threads=threads,
+            compute_type="int8" if int8 else compute_type,
+            device=device,
+            input_format=cast(InputFormat, input_format),
         )
     else:
         if checkpoint is None or vocabulary is None or model is not None:
@@ -129,7 +142,13 @@ def translate(
         from neuron_specialization.translation_fairseq import open_checkpoint
 
         translator = open_checkpoint(
-            checkpoint, vocabulary, mask=mask, threads=threads, device=device, unsafe=allow_unsafe_pickle
+            checkpoint,
+            vocabulary,
+            mask=mask,
+            threads=threads,
+            device=device,
+            unsafe=allow_unsafe_pickle,
+            input_format=cast(InputFormat, input_format),
         )
     if direction is None:
         if len(translator.directions) != 1:

@@ -1,0 +1,85 @@
+"""Model directories: what the export stage writes and translation reads.
+
+A directory holds a CTranslate2 model (``model.bin``, ``config.json``, ``shared_vocabulary.json``), the
+SentencePiece model, and ``provenance.json``, which says what it translates and what it was made from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import NeuronSpecializationError, TranslationError
+from neuron_specialization.files import read_json
+
+FORMAT = 1
+PROVENANCE = "provenance.json"
+SEGMENTATION = "spm.model"
+# all that a model directory may hold
+FILES = {"model.bin", "config.json", "shared_vocabulary.json", SEGMENTATION, PROVENANCE}
+
+
+def find_models(path: str | Path) -> dict[Direction, Path]:
+    """Return the model directory of every direction that ``path`` holds (see `Translator.load`).
+
+    Raises:
+        TranslationError: there is none.
+    """
+    path = Path(path)
+    if (path / PROVENANCE).is_file():
+        candidates = [path]
+    elif (path / "model.bin").is_file():
+        raise TranslationError(
+            f"a CTranslate2 model without {PROVENANCE}: not made by this project, its tags are unknown",
+            where=path,
+            hint="make it with: neuron-specialization export",
+        )
+    else:
+        candidates = sorted(found.parent for found in path.glob(f"*/{PROVENANCE}"))
+    folders = {direction: folder for folder in candidates for direction in _directions_of(folder)}
+    if not folders:
+        missing = f"{PROVENANCE} is missing" if path.is_dir() else "no such folder"
+        raise TranslationError(
+            f"no exported model here: {missing}",
+            where=path,
+            hint="make one with: neuron-specialization export",
+        )
+    return folders
+
+
+def _directions_of(folder: Path) -> list[Direction]:
+    return [Direction.parse(text) for text in read_provenance(folder)["directions"]]
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Read and check a model directory's provenance: its keys, and the size of every file it lists.
+
+    Raises:
+        TranslationError: a key or a file is missing, or a file has another size (a copy cut short).
+    """
+    try:
+        provenance = read_json(folder / PROVENANCE)
+    except NeuronSpecializationError as error:
+        raise TranslationError(error.what, where=error.where, hint="export the model again") from None
+    needed = ("format", "directions", "languages", "max_source_positions", "max_target_positions", "files")
+    missing = [key for key in needed if not isinstance(provenance, dict) or key not in provenance]
+    if missing:
+        raise TranslationError(
+            f"the model's provenance lacks {', '.join(missing)}",
+            where=folder / PROVENANCE,
+            cause="it was made by another tool or another version",
+            hint="export the model again",
+        )
+    for name, entry in provenance["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise TranslationError(f"the model directory lacks {name}", where=folder, hint="export it again")
+        if file.stat().st_size != entry["bytes"]:
+            raise TranslationError(
+                f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}",
+                where=folder,
+                cause="a copy or download that was cut short",
+                hint="copy it again, or export it again",
+            )
+    return dict(provenance)
