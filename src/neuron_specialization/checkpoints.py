@@ -10,108 +10,48 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import re
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuron_specialization import reference_formats
 from neuron_specialization.errors import CheckpointError
+from neuron_specialization.fairseq_models import build_model, read_dictionary
+from neuron_specialization.fairseq_settings import HARMLESS, MODEL_DEFAULTS, TASK_DEFAULTS
 from neuron_specialization.files import atomic_path
+from neuron_specialization.safe_loading import (
+    SAFE_GLOBALS,
+    allow_fairseq_globals,
+    check_intact,
+    no_extra_globals,
+    read_state,
+)
 
 if TYPE_CHECKING:
     import torch
-    from fairseq.models.transformer import TransformerModel
+
+__all__ = [
+    "MODEL_DEFAULTS",
+    "SAFE_GLOBALS",
+    "Checkpoint",
+    "Masks",
+    "allow_fairseq_globals",
+    "build_model",
+    "check_intact",
+    "load_checkpoint",
+    "plain_state",
+    "read_dictionary",
+    "read_state",
+    "write_model",
+]
 
 # direction → layer name (``encoder.layers.0``) → bool[d_ff], True = kept
 Masks = dict[str, dict[str, "torch.Tensor"]]
 
 FORMAT = "neuron-specialization-model-1"
 
-# All that fairseq's checkpoints hold beside tensors and plain containers: the arguments of the run.
-# A Namespace only stores attributes; building one runs no code of the file's choosing.
-SAFE_GLOBALS: tuple[type, ...] = (argparse.Namespace,)
-
-# fairseq's settings of the Transformer, with the values that hold where a checkpoint does not say
-MODEL_DEFAULTS: dict[str, Any] = {
-    "encoder_layers": 6,
-    "decoder_layers": 6,
-    "encoder_embed_dim": 512,
-    "decoder_embed_dim": 512,
-    "encoder_ffn_embed_dim": 2048,
-    "decoder_ffn_embed_dim": 2048,
-    "encoder_attention_heads": 8,
-    "decoder_attention_heads": 8,
-    "encoder_normalize_before": False,
-    "decoder_normalize_before": False,
-    "share_all_embeddings": False,
-    "share_decoder_input_output_embed": False,
-    "activation_fn": "relu",
-    "dropout": 0.1,
-    "attention_dropout": 0.0,
-    "activation_dropout": 0.0,
-    "max_source_positions": 1024,
-    "max_target_positions": 1024,
-    "encoder_learned_pos": False,
-    "decoder_learned_pos": False,
-    "no_token_positional_embeddings": False,
-    "no_scale_embedding": False,
-    "layernorm_embedding": False,
-}
-
-# settings that change the network into something this project does not compute, with their harmless values
-_UNSUPPORTED: dict[str, Any] = {
-    "adaptive_softmax_cutoff": None,
-    "adaptive_input": False,
-    "no_cross_attention": False,
-    "cross_self_attention": False,
-    "encoder_layers_to_keep": None,
-    "decoder_layers_to_keep": None,
-    "merge_src_tgt_embed": False,
-    "base_layers": 0,
-    "lang_tok_replacing_bos_eos": False,
-    "extra_data": None,
-}
-
-_TASK_DEFAULTS: dict[str, Any] = {
-    "source_lang": None,
-    "target_lang": None,
-    "keep_inference_langtok": False,
-    "sampling_method": "temperature",
-    "sampling_temperature": 1.0,
-    "data": "",
-    "lang_dict": None,
-    "source_dict": None,
-    "target_dict": None,
-    "lang_tok_style": "multilingual",
-    "load_alignments": False,
-    "left_pad_source": "True",
-    "left_pad_target": "False",
-    "upsample_primary": 1,
-    "truncate_source": False,
-    "encoder_langtok": "src",
-    "decoder_langtok": True,
-    "lang_tok_replacing_bos_eos": False,
-    "enable_lang_ids": False,
-    "enable_reservsed_directions_shared_datasets": False,
-    "extra_data": None,
-    "extra_lang_pairs": None,
-    "fixed_dictionary": None,
-    "langtoks_specs": ["main"],
-    "langtoks": None,
-    "sampling_weights_from_file": None,
-    "sampling_weights": None,
-    "virtual_epoch_size": None,
-    "virtual_data_size": None,
-    "seed": 1,
-}
-
 _MASKS = ".fc1.masks"
-
-# what torch.load raises on bytes that are not what torch.save wrote
-_DAMAGE = (RuntimeError, OSError, EOFError, KeyError, ValueError, IndexError, TypeError, AttributeError)
 
 # not learned: a version mark, and a position buffer older fairseq versions save
 _BUFFERS = (".version", "_float_tensor")
@@ -168,6 +108,15 @@ class Checkpoint:
         return int(self.settings["encoder_ffn_embed_dim"])
 
     @property
+    def layer_widths(self) -> dict[str, int]:
+        """Layer name (``encoder.layers.0``) → its neurons."""
+        return {
+            f"{side}.layers.{index}": int(self.settings[f"{side}_ffn_embed_dim"])
+            for side in ("encoder", "decoder")
+            for index in range(self.settings[f"{side}_layers"])
+        }
+
+    @property
     def heads(self) -> int:
         return int(self.settings["encoder_attention_heads"])
 
@@ -199,100 +148,21 @@ def count_parameters(parameters: Mapping[str, torch.Tensor]) -> int:
     return sum(sizes.values())
 
 
-def allow_fairseq_globals() -> None:
-    """Let ``torch.load(weights_only=True)``, which fairseq calls bare, read fairseq's own checkpoints.
-
-    For the processes in which fairseq loads (the plugin calls this); elsewhere ``read_state`` allows them for
-    one call only.
-    """
-    import torch
-
-    torch.serialization.add_safe_globals(list(SAFE_GLOBALS))
-
-
 # ---- reading ----
 
 
-def read_state(path: str | Path, *, unsafe: bool = False, mmap: bool = False) -> dict[str, Any]:
-    """Load a checkpoint's raw content.
+def load_checkpoint(
+    path: str | Path, *, languages: Sequence[str] | None = None, unsafe: bool = False
+) -> Checkpoint:
+    """Read a model from any of the three formats.
 
     Args:
         path: the file.
-        unsafe: let the file run any code it holds. For files whose maker is trusted, and never by default.
-        mmap: map tensors instead of reading them, for a look at the rest.
+        languages: in the order of their tags, for a checkpoint that names a file of them (``--lang-dict``).
+        unsafe: see safe_loading.read_state.
 
     Raises:
-        CheckpointError: missing, damaged, not a checkpoint, or asking for code outside the allow-list.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError("checkpoint is missing", where=path)
-    import torch
-
-    try:
-        with torch.serialization.safe_globals(list(SAFE_GLOBALS)):
-            state = torch.load(
-                path, map_location="cpu", weights_only=not unsafe, mmap=mmap and zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from None
-    except _DAMAGE as error:
-        raise CheckpointError(
-            f"checkpoint cannot be read: {_first_line(error)}",
-            where=path,
-            cause="it was cut off while being written or copied, or is not a PyTorch checkpoint",
-            hint="fetch or train it again",
-        ) from None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"not a checkpoint: it holds a {type(state).__name__}", where=path)
-    return state
-
-
-def _refusal(path: Path, error: Exception) -> CheckpointError:
-    text = str(error)
-    found = re.search(r"(?:GLOBAL|class|type|function) `?([A-Za-z_][\w]*(?:\.[\w]+)+)", text)
-    if found is None:
-        return CheckpointError(
-            f"checkpoint cannot be read: {_first_line(error)}",
-            where=path,
-            cause="it is damaged, or not safe to load",
-        )
-    return CheckpointError(
-        f"checkpoint refused: it asks to load {found[1]}, which could run code",
-        where=path,
-        hint="use a checkpoint of tensors and plain values; --allow-unsafe-pickle loads this one all the"
-        " same, if you trust whoever made it as you trust a program",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__) or type(error).__name__
-
-
-def check_intact(path: Path) -> str | None:
-    """Return what is wrong with a training checkpoint, or None if every byte of its content is as written.
-
-    torch saves a zip archive with a checksum for each record. They are compared, then the archive is opened
-    by torch itself.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            return f"its record {damaged} does not match its checksum"
-        read_state(path, mmap=True)
-    except CheckpointError as error:
-        return error.what
-    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
-        return _first_line(error)
-    return None
-
-
-def load_checkpoint(path: str | Path, *, unsafe: bool = False) -> Checkpoint:
-    """Read a model from any of the three formats.
-
-    Raises:
-        CheckpointError: see read_state; or the model is one this project does not compute.
+        CheckpointError: see safe_loading.read_state; or the model is one this project does not compute.
     """
     path = Path(path)
     state = read_state(path, unsafe=unsafe)
@@ -304,8 +174,6 @@ def load_checkpoint(path: str | Path, *, unsafe: bool = False) -> Checkpoint:
             cause="a mask or activation file" if "model" not in state else None,
         )
     model_arguments, task_arguments = _arguments(state, path)
-    from neuron_specialization import reference_formats
-
     kind = "fairseq"
     mask_files: dict[str, str] = {}
     if state.get("format") == FORMAT:
@@ -325,14 +193,13 @@ def load_checkpoint(path: str | Path, *, unsafe: bool = False) -> Checkpoint:
         kind=kind,
         parameters=parameters,
         settings=settings,
-        languages=_names(task_arguments.get("langs"))
-        or sorted({code for direction in directions for code in direction.split("-")}),
+        languages=list(languages) if languages else _languages(task_arguments, directions),
         directions=directions,
         updates=history[-1].get("num_updates"),
         valid_loss=(state.get("extra_state") or {}).get("val_loss"),
         provenance=dict(state.get("neuron_specialization") or {}),
         mask_files=mask_files,
-        tags={key: task_arguments.get(key, _TASK_DEFAULTS[key]) for key in _TAG_KEYS},
+        tags={key: task_arguments.get(key, TASK_DEFAULTS[key]) for key in _TAG_KEYS},
         masks=masks,
     )
 
@@ -385,8 +252,17 @@ def _names(value: Any) -> list[str]:
     return [str(name) for name in value] if value else []
 
 
+def _languages(arguments: Mapping[str, Any], directions: list[str]) -> list[str]:
+    """The languages in the order of their tags, as fairseq finds it; empty if it is in another file."""
+    if arguments.get("langs"):
+        return _names(arguments["langs"])
+    if arguments.get("lang_dict"):
+        return []
+    return sorted({code for direction in directions for code in direction.split("-")})
+
+
 def _check_supported(settings: Mapping[str, Any], arguments: Mapping[str, Any], path: Path) -> None:
-    for key, harmless in _UNSUPPORTED.items():
+    for key, harmless in HARMLESS.items():
         if arguments.get(key, harmless) not in (harmless, None, False, 0):
             raise CheckpointError(
                 f"a model with {key} = {arguments[key]!r} is not one this project computes", where=path
@@ -444,7 +320,7 @@ def plain_state(
     """
     masked = bool(checkpoint.masks)
     task = {
-        **_TASK_DEFAULTS,
+        **TASK_DEFAULTS,
         **checkpoint.tags,
         "task": "neuron_specialization" if masked else "translation_multi_simple_epoch",
         "langs": list(checkpoint.languages),
@@ -490,8 +366,14 @@ def _mask_buffers(masks: Masks) -> dict[str, torch.Tensor]:
     return {f"{layer}{_MASKS}": torch.stack([masks[name][layer] for name in masks]) for layer in layers}
 
 
-def write_model(path: str | Path, state: Mapping[str, Any]) -> None:
+def write_model(path: str | Path, state: Mapping[str, Any], *, plain: bool = True) -> None:
     """Write a state (see plain_state) atomically; equal states give equal bytes.
+
+    Args:
+        path: the file.
+        state: its content.
+        plain: make sure that it holds nothing but tensors and plain containers. False for the formats of
+            others, whose arguments are a Namespace.
 
     Raises:
         CheckpointError: the file written could not be read back with ``weights_only=True`` alone.
@@ -502,104 +384,10 @@ def write_model(path: str | Path, state: Mapping[str, Any]) -> None:
         # A name would end up inside the archive; an open file is always called "archive".
         with temporary.open("wb") as handle:
             torch.save(dict(state), handle)
-        with _no_extra_globals():
+        if not plain:
+            return
+        with no_extra_globals():
             try:
                 torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
             except pickle.UnpicklingError as error:
-                raise CheckpointError(
-                    f"the model would not load safely: {_first_line(error)}", where=path
-                ) from None
-
-
-@contextmanager
-def _no_extra_globals() -> Iterator[None]:
-    """Take back what was allowed in this process, to test what holds in any."""
-    import torch
-
-    allowed = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        yield
-    finally:
-        torch.serialization.add_safe_globals(allowed)
-
-
-# ---- models ----
-
-
-def read_dictionary(source: str | Path | int, languages: list[str]) -> Any:
-    """Return fairseq's dictionary with the language tags appended, as its task builds it.
-
-    Args:
-        source: ``dict.txt`` or a data-bin folder; or a number of entries, for a model without words.
-        languages: in the order of their tags.
-    """
-    from fairseq.data import Dictionary
-
-    if isinstance(source, int):
-        dictionary = Dictionary()
-        for index in range(source - len(dictionary) - len(languages)):
-            dictionary.add_symbol(f"<{index}>")
-    else:
-        path = Path(source)
-        if path.is_dir():
-            path = next(iter(sorted(path.glob("dict.*.txt"))), path / "dict.txt")
-        if not path.is_file():
-            raise CheckpointError("the dictionary is missing", where=path)
-        dictionary = Dictionary.load(str(path))
-    for code in languages:
-        dictionary.add_symbol(f"__{code}__")
-    return dictionary
-
-
-def build_model(
-    checkpoint: Checkpoint, dictionary: str | Path | int | None = None, *, masks: Masks | None = None
-) -> TransformerModel:
-    """Build fairseq's Transformer with a checkpoint's parameters, in evaluation mode, on the CPU.
-
-    Args:
-        checkpoint: from load_checkpoint.
-        dictionary: ``dict.txt``, a data-bin folder or the size of the vocabulary; default: the size the
-            checkpoint has. Token ids are all that the model itself needs.
-        masks: run under these masks; default: those in the checkpoint, if it has any.
-
-    Returns:
-        fairseq's TransformerModel; with masks this project's MaskedTransformer, which reads each sentence's
-        direction from its tags unless told one (``set_direction``).
-
-    Raises:
-        CheckpointError: dictionary and checkpoint do not fit, naming the sizes.
-        MaskError: the masks do not fit the model.
-    """
-    from types import SimpleNamespace
-
-    from fairseq.models.transformer import TransformerModel
-
-    size = checkpoint.vocabulary_size
-    words = read_dictionary(size if dictionary is None else dictionary, checkpoint.languages)
-    if len(words) != size:
-        raise CheckpointError(
-            f"the dictionary has {len(words)} entries with {len(checkpoint.languages)} language tags,"
-            f" the model {size}",
-            where=checkpoint.path,
-            cause="the dictionary of another model, or other languages",
-        )
-    masks = checkpoint.masks if masks is None else masks
-    task = SimpleNamespace(source_dictionary=words, target_dictionary=words, langs=checkpoint.languages)
-    # fairseq completes the arguments in place
-    arguments = argparse.Namespace(**checkpoint.settings, mask_directions=list(masks))
-    model: TransformerModel
-    if masks:
-        from neuron_specialization.fairseq_plugin.model import MaskedTransformer
-
-        model = MaskedTransformer.build_model(arguments, task)
-        model.set_masks(masks)
-    else:
-        model = TransformerModel.build_model(arguments, task)
-    try:
-        model.load_state_dict(dict(checkpoint.parameters), strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the parameters do not fit the settings: {error}", where=checkpoint.path
-        ) from None
-    return model.eval()
+                raise CheckpointError(f"the model would not load safely: {error}", where=path) from None

@@ -16,13 +16,13 @@ from neuron_specialization.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-_SUFFIX = ".global_weight"
+SUFFIX = ".global_weight"
 _TIED_TO = "decoder.embed_tokens.weight"
 
 
 def is_reference(parameters: Mapping[str, Any]) -> bool:
     """Say whether parameters are named as the reference names them."""
-    return any(name.endswith(_SUFFIX) for name in parameters)
+    return any(name.endswith(SUFFIX) for name in parameters)
 
 
 def restore_parameters(
@@ -39,7 +39,7 @@ def restore_parameters(
         CheckpointError: a parameter is missing that is not tied to another.
     """
     restored = {
-        (name.removesuffix(_SUFFIX) + ".weight" if name.endswith(_SUFFIX) else name): tensor
+        (name.removesuffix(SUFFIX) + ".weight" if name.endswith(SUFFIX) else name): tensor
         for name, tensor in parameters.items()
     }
     if _TIED_TO not in restored:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_specialization.checkpoints import check_intact, read_state
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import atomic_path
+from neuron_specialization.safe_loading import check_intact, read_state
 
 LAST = "checkpoint_last.pt"
 BEST = "checkpoint_best.pt"

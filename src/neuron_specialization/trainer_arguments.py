@@ -38,16 +38,21 @@ class Resources:
     Attributes:
         gpus: processes of the trainer, one a GPU; 0 trains on the CPU.
         threads: CPU threads a process computes with.
-        workers: data-loading processes of each trainer process.
+        workers: data-loading processes of each trainer process; None: 2 beside a GPU. On a CPU they would
+            take time from the training itself, and a batch is put together in a fraction of a step: 0.
     """
 
     gpus: int = 0
     threads: int = 1
-    workers: int = 1
+    workers: int | None = None
+
+    @property
+    def data_workers(self) -> int:
+        return self.workers if self.workers is not None else 2 if self.gpus else 0
 
 
 def update_frequency(micro_batches: int, gpus: int) -> int:
-    """Return how many micro-batches a device accumulates, so that all devices together make ``micro_batches``.
+    """Return how many micro-batches a device accumulates for all to make ``micro_batches`` together.
 
     Raises:
         TrainingError: the GPUs do not divide the micro-batches, so that the global batch cannot be kept.
@@ -79,7 +84,7 @@ def data_path(data_bin: Path, shards: int) -> str:
 
 
 def log_interval(max_updates: int) -> int:
-    """Return every how many updates the trainer logs: some hundred points a run, at most 100 updates apart."""
+    """Return every how many updates the trainer logs: some hundred points a run, at most 100 apart."""
     return max(1, min(100, max_updates // 100))
 
 
@@ -233,7 +238,7 @@ def _optimisation_arguments(training: Training, gpus: int, plugin: bool) -> list
 def _data_arguments(training: Training, resources: Resources) -> list[str]:
     return [
         *("--max-tokens", str(training.max_tokens)),
-        *("--num-workers", str(resources.workers)),
+        *("--num-workers", str(resources.data_workers)),
         # a validation segment longer than max_positions is left out, as in training; it does not end the run
         "--skip-invalid-size-inputs-valid-test",
     ]

@@ -42,7 +42,7 @@ def train(
     output: Path,
     gpus: int,
     threads: int,
-    workers: int,
+    workers: int | None,
     trainer: str | None,
     discard_unfinished: bool,
 ) -> None:

@@ -1,0 +1,94 @@
+"""Commands that read and write the formats of others: fairseq's and the reference implementation's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def _languages(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    return value.split(",") if value else None
+
+
+@click.command("import-checkpoint")
+@click.option("--checkpoint", type=_FILE, required=True, help="fairseq's, the reference's, or ours.")
+@click.option("--output", type=_NEW_FILE, required=True, help="The model.pt to write; .json beside it.")
+@click.option("--masks", type=_FOLDER, help="Masks of a specialised model: <direction>.safetensors.")
+@click.option("--languages", callback=_languages, help="In the order of their tags, e.g. en,de,es.")
+@click.option("--system", default="imported", show_default=True, help="What to call the model.")
+@click.option("--allow-unsafe-pickle", is_flag=True, help="Let the file run any code it holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def import_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    masks: Path | None,
+    languages: list[str] | None,
+    system: str,
+    allow_unsafe_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Turn a checkpoint of fairseq or of the reference implementation into a model.pt."""
+    from neuron_specialization.checkpoint_import import import_model
+
+    facts = import_model(
+        checkpoint, output, system=system, masks=masks, languages=languages, unsafe=allow_unsafe_pickle
+    )
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    click.echo(
+        f"{output}: {facts['parameters']:,} parameters, {len(facts['directions'])} directions,"
+        f" from a {facts['kind']} checkpoint"
+    )
+    if facts["mask_files"] and masks is None:
+        click.echo(
+            "The checkpoint belongs to masks in other files: import those with import-masks, and give them"
+            " to import-checkpoint, export or translate with --masks.",
+            err=True,
+        )
+
+
+@click.command("export-checkpoint")
+@click.option("--checkpoint", type=_FILE, required=True, help="A model in any format this project reads.")
+@click.option("--output", type=_NEW_FILE, required=True, help="The checkpoint to write.")
+@click.option(
+    "--format", "target", type=click.Choice(["fairseq", "reference"]), default="fairseq", show_default=True
+)
+@click.option("--direction", help="fairseq: fold in this direction's mask (specialised models).")
+@click.option("--mask-folder", default="masks", show_default=True, help="reference: where its masks will be.")
+@click.option("--allow-unsafe-pickle", is_flag=True, help="Let the file run any code it holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def export_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    target: str,
+    direction: str | None,
+    mask_folder: str,
+    allow_unsafe_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Write a model as a plain fairseq checkpoint, or as the reference implementation saves it."""
+    from neuron_specialization.checkpoint_export import fairseq_state, reference_state
+    from neuron_specialization.checkpoints import load_checkpoint, write_model
+    from neuron_specialization.files import sha256_of
+
+    model = load_checkpoint(checkpoint, unsafe=allow_unsafe_pickle)
+    state = fairseq_state(model, direction) if target == "fairseq" else reference_state(model, mask_folder)
+    write_model(output, state, plain=False)
+    facts: dict[str, Any] = {
+        "output": str(output),
+        "format": target,
+        "parameters": model.parameter_count,
+        "sha256": sha256_of(output),
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        click.echo(f"{output}: {target} checkpoint, {facts['parameters']:,} parameters")
