@@ -55,6 +55,7 @@ onsuccess:
     announce(score_table())
 
 
-# What a run prints of a job is its rule's docstring with the job's values filled in.
-for rule_ in workflow.rules:
-    rule_.message = rule_.message or rule_.docstring
+# What a run prints of a job is its rule's docstring with the job's values; --verbose: files and resources.
+if not workflow.output_settings.verbose:
+    for rule_ in workflow.rules:
+        rule_.message = rule_.docstring

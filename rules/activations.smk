@@ -13,11 +13,14 @@ rule activations:
         f"{LOGS}/activations.log",
     benchmark:
         f"{BENCHMARKS}/activations.tsv"
+    # before any other job: the longest chain of jobs leads through here
+    priority: 20
     conda:
         "../envs/workflow.yaml"
     threads: share_of_cores(BASELINES)
     resources:
         gpu=0,
+        device="cpu",
         mem_mb=6000,
         runtime="4h",
     params:
@@ -38,6 +41,7 @@ rule activations:
             --split {params.split:q} \
             --max-tokens {params.max_tokens:q} \
             {params.padding:q} \
+            --device {resources.device:q} \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """

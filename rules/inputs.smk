@@ -136,6 +136,11 @@ def mask_files(selection):
     return [f"{mask_folder(selection)}/{direction}.safetensors" for direction in DIRECTIONS]
 
 
+def overlap_masks(wildcards):
+    """Return the folder of a selection's masks."""
+    return mask_folder(wildcards.selection)
+
+
 def mask_overlaps():
     """Return the overlap summary of every selection in use."""
     return [f"{mask_folder(selection)}/overlap.json" for selection in SELECTIONS]

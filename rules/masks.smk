@@ -7,9 +7,9 @@ rule masks:
         counts=rules.activations.output.counts,
     output:
         masks=mask_files("{selection}"),
-        overlap=f"{mask_folder('{selection}')}/overlap.json",
     log:
         f"{LOGS}/masks/{{selection}}.log",
+    priority: 20
     conda:
         "../envs/workflow.yaml"
     params:
@@ -24,5 +24,26 @@ rule masks:
             --k {params.k:q} \
             --tie-break {params.tie_break:q} \
             --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule overlap:
+    """Measure how far the directions' masks overlap ({wildcards.selection})."""
+    input:
+        masks=rules.masks.output.masks,
+    output:
+        overlap=f"{mask_folder('{selection}')}/overlap.json",
+    log:
+        f"{LOGS}/overlap/{{selection}}.log",
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        masks=overlap_masks,
+    shell:
+        """
+        python -m neuron_specialization overlap \
+            --masks {params.masks:q} \
+            --output {output.overlap:q} \
             >{log:q} 2>&1
         """

@@ -19,6 +19,7 @@ rule train_baseline:
         f"{BENCHMARKS}/train/{{system}}.tsv"
     wildcard_constraints:
         system=one_of(BASELINES),
+    priority: 10
     conda:
         "../envs/workflow.yaml"
     threads: share_of_cores(BASELINES)
@@ -60,6 +61,7 @@ rule train_specialised:
         f"{BENCHMARKS}/train/{{system}}.tsv"
     wildcard_constraints:
         system=one_of(SPECIALISED),
+    priority: 10
     conda:
         "../envs/workflow.yaml"
     threads: share_of_cores(SPECIALISED)
