@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from neuron_specialization.corpora.catalogue import catalogue
 from neuron_specialization.directions import LANGUAGE_PATTERN, Direction, branch_of, known_languages
 from neuron_specialization.errors import ConfigError
 from neuron_specialization.files import hash_of
@@ -27,6 +28,19 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+def _in_catalogue(key: str, name: str) -> None:
+    """Raise ValueError (for pydantic) unless the catalogue of downloads has the name."""
+    known = catalogue()
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"{key}: data/catalogue.tsv has no {name!r}{suggestion}")
+
+
+def _is_file_name(text: str) -> bool:
+    return "/" in text or text.endswith(".pt")
 
 
 class Section(BaseModel):
@@ -49,13 +63,16 @@ class Corpus(Section):
     """Where the text comes from and how much of it is used.
 
     ``homeassistant`` is downloaded (data/catalogue.tsv); ``local`` reads plain text from ``path``;
-    ``data-bin`` takes text that is binarised already (EC30), from ``path`` or from the catalogue.
+    ``data-bin`` takes text that fairseq binarised elsewhere (EC30): ``path`` is its folder or archive,
+    ``dataset`` its name in the catalogue.
     """
 
     source: Literal["homeassistant", "local", "data-bin"] = "homeassistant"
     path: str | None = None
     dataset: str | None = None
     shards: Positive = 1
+    # the SentencePiece model a data-bin's text was segmented with, where it is known
+    segmentation: str | None = None
     train_caps: dict[Name, Positive] = {}
     valid_size: Positive = 250
     heldout_size: Positive = 500
@@ -70,6 +87,15 @@ class Corpus(Section):
             )
         if self.source == "data-bin" and not (self.path or self.dataset):
             raise ValueError("corpus.source is data-bin: set corpus.path or corpus.dataset")
+        if self.source == "data-bin" and self.path and self.dataset:
+            raise ValueError("corpus.path and corpus.dataset are both set: keep one")
+        for key in ("dataset", "segmentation"):
+            if self.source != "data-bin" and getattr(self, key):
+                raise ValueError(f"corpus.{key} is for corpus.source: data-bin")
+        if self.source != "data-bin" and self.shards != 1:
+            raise ValueError("corpus.shards is for corpus.source: data-bin; other text is binarised as one")
+        if self.dataset:
+            _in_catalogue("corpus.dataset", self.dataset)
         return self
 
 
@@ -147,23 +173,42 @@ class MaskSelection(Section):
 
 
 class System(Section):
-    """One trained system. Without ``from`` it is a baseline; with it, it goes on from that system's model."""
+    """One system. Without ``from`` it is a baseline; with it, it goes on from that system's model.
+
+    It is trained here, or taken over from a released ``checkpoint``: a name of the catalogue, or a file.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     init: Name | None = Field(default=None, alias="from")
     masks: Name | None = None
+    checkpoint: str | None = None
     # only the keys given here differ from training: and finetuning:
     training: Training = Training()
+
+    @property
+    def released(self) -> str | None:
+        """The catalogue's name of the checkpoint, None for a file or a system that is trained."""
+        return None if self.checkpoint is None or _is_file_name(self.checkpoint) else self.checkpoint
+
+    @model_validator(mode="after")
+    def _checkpoint_known(self) -> Self:
+        if self.checkpoint is not None:
+            if "training" in self.model_fields_set:
+                raise ValueError("training: has no use with a checkpoint:, which is trained already")
+            if self.released:
+                _in_catalogue("checkpoint", self.released)
+        return self
 
 
 class Testset(Section):
     """A test set: the corpus's own held-out text, FLORES-200, or a folder of parallel text.
 
-    A folder holds ``<split>.<language>`` files, line by line parallel over the languages.
+    A folder holds ``<split>.<language>`` files, line by line parallel over the languages. ``data-bin`` is a
+    split of a corpus that came binarised: its pieces are translated as they are.
     """
 
-    source: Literal["corpus", "flores200", "folder"] = "corpus"
+    source: Literal["corpus", "flores200", "folder", "data-bin"] = "corpus"
     path: str | None = None
     splits: list[Name] = ["devtest"]
 
@@ -206,7 +251,8 @@ class Config(Section):
     directions: list[str] | None = None
     tiers: dict[Name, list[LanguageCode]] | Literal["ec30"] = {}
     downloads: str = "downloads"
-    mirror: str | None = None
+    # where files of the catalogue are looked for first, for all or by name: a folder, a file or a URL
+    mirror: str | dict[str, str] | None = None
     corpus: Corpus = Corpus()
     vocabulary: Vocabulary = Vocabulary()
     model: Model = Model()
@@ -260,7 +306,27 @@ class Config(Section):
         if unknown_caps:
             raise ValueError(f"corpus.train_caps: no tier is called {', '.join(sorted(unknown_caps))}")
         self._check_systems()
+        self._check_testsets()
+        if isinstance(self.mirror, dict):
+            for name in self.mirror:
+                _in_catalogue("mirror", name)
         return self
+
+    def _check_testsets(self) -> None:
+        for name, testset in self.testsets.items():
+            if self.corpus.source != "data-bin":
+                if testset.source == "data-bin":
+                    raise ValueError(f"testsets.{name}: the corpus is not a data-bin (corpus.source)")
+            elif testset.source == "corpus":
+                raise ValueError(
+                    f"testsets.{name}: a data-bin has no held-out text of its own; "
+                    "name one of its splits, e.g. {source: data-bin, splits: [test]}"
+                )
+            elif testset.source != "data-bin" and not self.corpus.segmentation:
+                raise ValueError(
+                    f"testsets.{name}: text cannot be segmented as the data-bin was: set corpus.segmentation "
+                    "to its SentencePiece model, or use the data-bin's own test split (source: data-bin)"
+                )
 
     def _check_systems(self) -> None:
         if not self.systems:
@@ -327,6 +393,20 @@ class Config(Section):
             if any(code in tiers[tier] for code in pair.split("-"))
         ]
         return min(caps) if caps else None
+
+    def mirror_of(self, name: str) -> str | None:
+        """Where a file of the catalogue is looked for before its origin."""
+        return self.mirror.get(name) if isinstance(self.mirror, dict) else self.mirror
+
+    def data_bin_splits(self) -> list[str]:
+        """The splits that are needed of a corpus that comes binarised."""
+        trained = any(system.checkpoint is None for system in self.systems.values())
+        masked = any(system.masks for system in self.systems.values())
+        wanted = ["train", "valid"] if trained else []
+        wanted += [self.activations.split] if masked else []
+        for testset in self.testsets.values():
+            wanted += testset.splits if testset.source == "data-bin" else []
+        return list(dict.fromkeys(wanted))
 
     def mask_baseline(self) -> str:
         """The baseline whose activations give the masks; the first baseline where no system has masks."""

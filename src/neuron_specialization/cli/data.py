@@ -73,7 +73,7 @@ def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
 
 
 @click.command()
-@click.option("--source", type=click.Choice(["flores200", "folder"]), required=True)
+@click.option("--source", type=click.Choice(["flores200", "folder", "data-bin"]), required=True)
 @click.option("--input", "path", type=_EXISTING, required=True, help="The folder with the test set.")
 @click.option(
     "--splits", required=True, help="Comma-separated, put one after another in this order: dev,devtest."
@@ -87,9 +87,10 @@ def testset(source: Any, path: Path, splits: str, directions: str, output: Path)
     parsed = [Direction.parse(text.strip()) for text in directions.split(",") if text.strip()]
     names = [name.strip() for name in splits.split(",") if name.strip()]
     manifest = prepare_testset(source, path, names, parsed, output)
-    click.echo(
-        f"{manifest['segments']} segments in {len(manifest['languages'])} languages: {', '.join(names)}"
-    )
+    segments = manifest["segments"]
+    if isinstance(segments, dict):
+        segments = sum(segments.values())
+    click.echo(f"{segments} segments in {len(manifest['languages'])} languages: {', '.join(names)}")
 
 
 @click.command()

@@ -19,7 +19,7 @@ from neuron_specialization.files import read_lines, write_json
 # FLORES-200 unpacks to 0.1 GB
 _MAX_UNPACKED = 4 << 30
 
-TestsetSource = Literal["flores200", "folder"]
+TestsetSource = Literal["flores200", "folder", "data-bin"]
 
 
 def prepare_testset(
@@ -35,6 +35,7 @@ def prepare_testset(
         source: ``flores200``: an unpacked FLORES-200 (``<split>/<code>.<split>``, as in
             ``devtest/deu_Latn.devtest``); ``folder``: ``<split>.<language>`` files. Both may end in ``.gz``,
             and a language may be named by its code or its FLORES-200 code (data/languages.tsv).
+            ``data-bin``: see databin.testset_from_data_bin.
         path: the folder, or an archive of it.
         splits: e.g. ``["dev", "devtest"]``.
         directions: what is to be translated.
@@ -46,6 +47,10 @@ def prepare_testset(
     Raises:
         CorpusError: listing every language that is missing, empty, damaged or of another length.
     """
+    if source == "data-bin":
+        from neuron_specialization.corpora.databin import testset_from_data_bin
+
+        return testset_from_data_bin(path, splits, directions, output)
     root, output = Path(path), Path(output)
     if root.is_file():
         from neuron_specialization.corpora.archives import safe_extract
