@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from neuron_specialization.errors import ConfigError
+from neuron_specialization.files import read_json
 from neuron_specialization.tables import (
     DirectionGroup,
     read_scores,
@@ -93,3 +94,32 @@ def tables(
         console.width = 200  # a log file wraps nothing
     print_tables(console, table, means)
     click.echo(f"written: {output}/scores.csv, summary.csv, summary.md")
+
+
+@click.command()
+@click.option(
+    "--training", type=click.Path(path_type=Path), help="Holds SYSTEM/metrics.jsonl: training curves."
+)
+@click.option("--systems", help="Whose curves, in this order; default: all that are there.")
+@click.option(
+    "--overlap",
+    "overlaps",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="SELECTION/overlap.json: sparsity and overlap of the masks; may be given several times.",
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures.")
+def figures(training: Path | None, systems: str | None, overlaps: tuple[Path, ...], output: Path) -> None:
+    """Draw training curves and mask analyses, each as SVG and PNG."""
+    if training is None and not overlaps:
+        raise click.UsageError("give --training, --overlap, or both")
+    from neuron_specialization.mask_plots import plot_masks
+    from neuron_specialization.plots import plot_training, read_runs
+
+    written = []
+    if training is not None:
+        written += plot_training(read_runs(training, _names(systems)), output)
+    for path in overlaps:
+        written += plot_masks(read_json(path), path.resolve().parent.name, output)
+    for path in written:
+        click.echo(path)

@@ -1,0 +1,145 @@
+"""Figures: what is drawn is what the data say."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neuron_specialization.cli import main
+from neuron_specialization.errors import MaskError, TrainingError
+from neuron_specialization.mask_plots import layer_label, plot_masks
+from neuron_specialization.masks import LayerMasks
+from neuron_specialization.overlap import overlap
+from neuron_specialization.plots import plot_training, read_runs
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def texts_of(svg: Path) -> list[str]:
+    """Every text in an SVG."""
+    return [
+        "".join(element.itertext()).strip()
+        for element in ElementTree.parse(svg).iter()
+        if "text" in element.tag
+    ]
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    folder = tmp_path / "training"
+    for system, losses, facts in (
+        ("baseline", {100: 6.0, 200: 4.0, 300: 4.5}, {"inputs": {}, "model_sha256": "b", "updates": 200}),
+        ("ns", {50: 3.9}, {"inputs": {"init": "b"}, "model_sha256": "n", "updates": 50}),
+        ("other", {50: 3.8}, {"inputs": {"init": "unknown"}, "model_sha256": "o", "updates": 50}),
+    ):
+        (folder / system).mkdir(parents=True)
+        lines = [{"kind": "train", "update": 10, "loss": 9.0, "nll": 8.0}]
+        lines.append({"kind": "train", "update": 20, "loss": "nan", "nll": "nan"})
+        lines += [{"kind": "valid", "update": u, "loss": v + 1, "nll": v} for u, v in losses.items()]
+        (folder / system / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / system / "model.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_a_continued_training_starts_at_the_published_model(training: Path) -> None:
+    baseline, ns, other = read_runs(training, ["baseline", "ns", "other"])
+    assert baseline.curve("valid") == ([100, 200, 300], [6.0, 4.0, 4.5])
+    assert baseline.published == (200, 4.0)
+    assert ns.curve("valid") == ([200, 250], [4.0, 3.9])
+    assert ns.curve("train") == ([210], [8.0])  # the loss that is not a number is left out
+    assert other.curve("valid") == ([50], [3.8])
+
+
+def test_a_training_still_running_is_drawn(training: Path) -> None:
+    (training / "ns" / "model.json").unlink()
+    _, ns = read_runs(training, ["baseline", "ns"])
+    assert ns.curve("valid") == ([50], [3.9]) and ns.published is None
+
+
+def test_training_figure(training: Path, tmp_path: Path) -> None:
+    written = plot_training(read_runs(training), tmp_path / "figures")
+    assert [path.name for path in written] == ["training.svg", "training.png"]
+    assert written[1].read_bytes().startswith(PNG)
+    texts = texts_of(written[0])
+    assert {"baseline", "ns", "other", "updates", "bits per target token"} <= set(texts)
+
+
+def test_equal_data_give_equal_files(training: Path, tmp_path: Path) -> None:
+    first = plot_training(read_runs(training), tmp_path / "a")
+    second = plot_training(read_runs(training), tmp_path / "b")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_no_training_is_an_error(training: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no training is here"):
+        read_runs(tmp_path / "absent")
+    with pytest.raises(TrainingError, match="no metrics of random"):
+        read_runs(training, ["random"])
+
+
+def selection(languages: list[str], layers: int) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    names = [f"encoder.layers.{i}" for i in range(layers)] + ["decoder.layers.0"]
+    directions = [f"en-{code}" for code in languages] + [f"{code}-en" for code in languages]
+    masks = {
+        direction: LayerMasks({name: generator.random(16) < 0.7 for name in names}, {})
+        for direction in directions
+    }
+    return overlap(masks, "en")
+
+
+@pytest.mark.parametrize("layers", [1, 6])
+def test_mask_figures(tmp_path: Path, layers: int) -> None:
+    # an order that is not by branch: sv joins de, fr joins es
+    written = plot_masks(selection(["de", "es", "sv", "fr"], layers), "k95", tmp_path)
+    assert [path.name for path in written] == [
+        f"{name}-k95.{suffix}" for name in ("sparsity", "overlap", "similarity") for suffix in ("svg", "png")
+    ]
+    assert all(path.stat().st_size > 1000 for path in written)
+    sparsity, iou, similarity = (texts_of(path) for path in written[::2])
+    assert {"en→X (n = 4)", "X→en (n = 4)", "e1", "d1", "masked neurons, %"} <= set(sparsity)
+    assert "en→X: 2 pairs within, 4 across" in iou
+    assert "en→X e1" in similarity and "X→en d1" in similarity
+    labels = [text for text in similarity if text in ("de", "es", "sv", "fr")]
+    assert labels[:4] == ["de", "sv", "es", "fr"]
+
+
+def test_many_languages_are_labelled_by_branch(tmp_path: Path) -> None:
+    codes = [*("de", "nl", "sv", "da", "af", "lb", "fr", "es", "it", "pt", "ro", "oc", "ru", "cs", "pl")]
+    written = plot_masks(selection(codes, 4), "ec30", tmp_path)
+    texts = texts_of(written[4])
+    assert {"Germanic", "Romance", "Slavic"} <= set(texts) and "de" not in texts
+
+
+def test_one_direction_a_group_has_nothing_to_compare(tmp_path: Path) -> None:
+    written = plot_masks(selection(["de"], 1), "k95", tmp_path)
+    assert len(written) == 6
+    for path in (written[2], written[4]):
+        assert any("no two masks to compare" in text for text in texts_of(path))
+
+
+def test_refuses_what_is_not_an_overlap_file(tmp_path: Path) -> None:
+    with pytest.raises(MaskError, match="it lacks neurons"):
+        plot_masks({}, "k95", tmp_path)
+
+
+def test_layers_count_from_one() -> None:
+    assert (layer_label("encoder.layers.0"), layer_label("decoder.layers.11")) == ("e1", "d12")
+    with pytest.raises(MaskError):
+        layer_label("lm_head")
+
+
+def test_command(training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "masks" / "k95" / "overlap.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(selection(["de", "sv", "es"], 1)), encoding="utf-8")
+    output = tmp_path / "figures"
+    main(["figures", "--training", str(training), "--overlap", str(path), "--output", str(output)])
+    assert len(capsys.readouterr().out.splitlines()) == len(list(output.iterdir())) == 8
+    with pytest.raises(SystemExit):
+        main(["figures", "--output", str(output)])
