@@ -13,7 +13,7 @@ rule fetch:
     conda:
         "../envs/workflow.yaml"
     resources:
-        mirror=CONFIG.mirror or "none",
+        mirror=CONFIG.mirror or "",
     params:
         name=catalogue_name,
     shell:

@@ -29,12 +29,12 @@ def _columns(header: list[str], rows: list[list[object]]) -> str:
 @click.command()
 @click.argument("name")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
-@click.option("--mirror", metavar="DIR_OR_URL", help="Where to look first.")
+@click.option("--mirror", metavar="DIR_OR_URL", help="Where to look first; empty: nowhere.")
 def fetch(name: str, output: Path, mirror: str | None) -> None:
     """Download NAME of data/catalogue.tsv and verify it."""
     from neuron_specialization.corpora.downloads import fetch as fetch_file
 
-    fetch_file(name, output, mirror=mirror)
+    fetch_file(name, output, mirror=mirror or None)
 
 
 @click.command()
