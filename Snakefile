@@ -15,6 +15,7 @@ include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
+include: "rules/released.smk"
 include: "rules/activations.smk"
 include: "rules/masks.smk"
 include: "rules/export.smk"
@@ -24,17 +25,18 @@ include: "rules/report.smk"
 
 
 rule all:
-    """Everything: the tables of all systems, test sets and directions."""
+    """Everything: models, tables, figures."""
     default_target: True
     input:
         tables=rules.tables.output,
         overlap=mask_overlaps(),
+        figures=all_figures(),
 
 
 rule data:
     """The corpus, the vocabulary and the binarised text; trains nothing."""
     input:
-        manifest=rules.binarize.output.manifest,
+        manifest=BINARIZED,
         testsets=testset_files(),
 
 

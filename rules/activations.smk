@@ -6,7 +6,7 @@ rule activations:
     input:
         model=ancient(f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.pt"),
         summary=f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.json",
-        manifest=rules.binarize.output.manifest,
+        manifest=BINARIZED,
     output:
         counts=expand(f"{RESULTS}/activations/{{direction}}.safetensors", direction=DIRECTIONS),
     log:

@@ -23,6 +23,10 @@ RESULTS = f"results/{CONFIG.experiment}"
 LOGS = f"logs/{CONFIG.experiment}"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
+# Made in different ways (data.smk, released.smk), so that no one rule can be named as their maker.
+BINARIZED = f"{RESULTS}/binarized/manifest.json"
+DICTIONARY = f"{RESULTS}/vocabulary/dict.txt"
+
 DIRECTIONS = [str(direction) for direction in CONFIG.all_directions()]
 PAIRS = CONFIG.pairs()
 SYSTEMS = list(CONFIG.systems)
@@ -32,6 +36,10 @@ SELECTIONS = sorted({system.masks for system in CONFIG.systems.values() if syste
 TESTSETS = list(CONFIG.testsets)
 # test sets that are not the corpus's own held-out text
 EXTERNAL_TESTSETS = [name for name, testset in CONFIG.testsets.items() if testset.source != "corpus"]
+# test sets that come as pieces, and systems that come trained
+SEGMENTED_TESTSETS = [name for name, testset in CONFIG.testsets.items() if testset.source == "data-bin"]
+RELEASED = [name for name, system in CONFIG.systems.items() if system.checkpoint]
+TRAINED = [name for name in SYSTEMS if name not in RELEASED]
 
 # A job runs the Python that runs Snakemake, whether or not its environment was activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))

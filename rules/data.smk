@@ -13,7 +13,7 @@ rule fetch:
     conda:
         "../envs/workflow.yaml"
     resources:
-        mirror=CONFIG.mirror or "",
+        mirror=download_mirror,
     params:
         name=catalogue_name,
     shell:
@@ -63,7 +63,7 @@ rule vocabulary:
         train=ancient(rules.corpus.output.train),
     output:
         model=f"{RESULTS}/vocabulary/spm.model",
-        dictionary=f"{RESULTS}/vocabulary/dict.txt",
+        dictionary=DICTIONARY,
     log:
         f"{LOGS}/vocabulary.log",
     benchmark:
@@ -93,7 +93,7 @@ rule binarize:
         dictionary=rules.vocabulary.output.dictionary,
     output:
         # the one file that training depends on: it holds the checksums of all others
-        manifest=f"{RESULTS}/binarized/manifest.json",
+        manifest=BINARIZED,
     log:
         f"{LOGS}/binarize.log",
     benchmark:

@@ -6,7 +6,7 @@ rule export_dense:
     input:
         model=ancient(rules.train_baseline.output.model),
         summary=rules.train_baseline.output.summary,
-        vocabulary=rules.vocabulary.output.model,
+        vocabulary=DICTIONARY,
     output:
         provenance=f"{RESULTS}/models/{{system}}/dense/provenance.json",
         model=f"{RESULTS}/models/{{system}}/dense/model.bin",
@@ -23,12 +23,14 @@ rule export_dense:
         runtime="1h",
     params:
         vocabulary=subpath(input.vocabulary, parent=True),
+        format=export_format,
         folder=export_folder,
     shell:
         """
         python -m neuron_specialization export \
             --checkpoint {input.model:q} \
             --vocabulary {params.vocabulary:q} \
+            {params.format:q} \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """
@@ -40,7 +42,7 @@ rule export_masked:
         model=ancient(rules.train_baseline.output.model),
         summary=rules.train_baseline.output.summary,
         masks=system_masks,
-        vocabulary=rules.vocabulary.output.model,
+        vocabulary=DICTIONARY,
     output:
         provenance=expand(
             f"{RESULTS}/models/{{system}}/{{direction}}/provenance.json",
@@ -66,6 +68,7 @@ rule export_masked:
     params:
         masks=export_masks,
         vocabulary=subpath(input.vocabulary, parent=True),
+        format=export_format,
         folder=export_folder,
     shell:
         """
@@ -73,6 +76,7 @@ rule export_masked:
             --checkpoint {input.model:q} \
             --masks {params.masks:q} \
             --vocabulary {params.vocabulary:q} \
+            {params.format:q} \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """

@@ -38,13 +38,20 @@ def corpus_files(wildcards):
     """Return what the corpus is made of: the downloaded file, or the text files of a local folder."""
     if CONFIG.corpus.source == "homeassistant":
         return downloaded("homeassistant")
+    if CONFIG.corpus.source == "data-bin":
+        return []  # released.smk takes it over
     files = Path(CONFIG.corpus.path).glob("*.*-*.*")
     return sorted(str(path) for path in files if path.name.split(".")[0] in ("train", "valid", "test"))
 
 
 def corpus_location(wildcards, input):
     """Return where the corpus command reads: the downloaded file, or the local folder."""
-    return CONFIG.corpus.path or str(input[0])
+    return CONFIG.corpus.path or str(input[0] if input else "")
+
+
+def download_mirror(wildcards):
+    """Return where a file is looked for first; nowhere by default."""
+    return CONFIG.mirror_of(CATALOGUE[wildcards.file]) or ""
 
 
 def testset_archive(wildcards):
@@ -113,6 +120,44 @@ def mask_flag(wildcards):
     """Return the flag that names a system's masks; none for one without masks."""
     selection = CONFIG.systems[wildcards.system].masks
     return ["--masks", mask_folder(selection)] if selection else []
+
+
+# ---- taken over: released models, a binarised corpus ----
+
+# where the archive of a binarised corpus is unpacked, for all experiments that use it
+UNPACKED = f"{DOWNLOADS}/unpacked/{CONFIG.corpus.dataset or Path(CONFIG.corpus.path or 'none').name}"
+
+
+def released_checkpoint(wildcards):
+    """Return the checkpoint that a system is taken over from: downloaded, or a file."""
+    system = CONFIG.systems[wildcards.system]
+    return downloaded(system.released) if system.released else system.checkpoint
+
+
+def released_init(wildcards):
+    """Return the summary of the baseline a released model went on from; none for a baseline."""
+    return initial_summary(wildcards) if CONFIG.systems[wildcards.system].init else []
+
+
+def released_init_flag(wildcards, input):
+    """Return the flag that names that summary; none for a baseline."""
+    return ["--init", str(input.init_summary)] if CONFIG.systems[wildcards.system].init else []
+
+
+def data_bin_archive(wildcards):
+    """Return the archive of the binarised corpus."""
+    return downloaded(CONFIG.corpus.dataset) if CONFIG.corpus.dataset else CONFIG.corpus.path
+
+
+def data_bin_folder(wildcards):
+    """Return the folder of the binarised corpus: unpacked, or one that is there. Its date means nothing."""
+    path = CONFIG.corpus.path
+    return ancient(path if path and Path(path).is_dir() else UNPACKED)
+
+
+def segmentation_flag(wildcards):
+    """Return the flag that names the corpus's SentencePiece model; none where it is not known."""
+    return ["--segmentation", CONFIG.corpus.segmentation] if CONFIG.corpus.segmentation else []
 
 
 # ---- activations ----
@@ -193,12 +238,26 @@ def export_folder(wildcards):
     return f"{RESULTS}/models/{wildcards.system}"
 
 
+def export_format(wildcards):
+    """Return the flag for models of text that comes segmented by a model we do not have; none by default."""
+    segmented = CONFIG.corpus.source == "data-bin" and not CONFIG.corpus.segmentation
+    return ["--input-format", "pieces"] if segmented else []
+
+
 # ---- translate ----
 
 
 def translation_source(wildcards):
-    """Return the text to translate."""
-    return testset_text(wildcards.testset, wildcards.direction, side=0)
+    """Return the text to translate, or its pieces where it comes segmented."""
+    text = testset_text(wildcards.testset, wildcards.direction, side=0)
+    if wildcards.testset in SEGMENTED_TESTSETS:
+        return str(Path(text).parent / "pieces" / Path(text).name)
+    return text
+
+
+def translation_format(wildcards):
+    """Return the flag for text that comes as pieces; none by default."""
+    return ["--input-format", "pieces"] if wildcards.testset in SEGMENTED_TESTSETS else []
 
 
 def translation_model(wildcards):
@@ -208,7 +267,7 @@ def translation_model(wildcards):
     masks = CONFIG.systems[wildcards.system].masks
     return [
         f"{RESULTS}/training/{wildcards.system}/model.json",
-        rules.vocabulary.output.model,
+        DICTIONARY,
         *([f"{mask_folder(masks)}/{wildcards.direction}.safetensors"] if masks else []),
     ]
 
@@ -249,6 +308,17 @@ def score_reference(wildcards):
 def score_folder(wildcards):
     """Return the folder of all scores."""
     return f"{RESULTS}/scores"
+
+
+def training_folder(wildcards):
+    """Return the folder of all trainings."""
+    return f"{RESULTS}/training"
+
+
+def all_figures():
+    """Return every figure of the experiment."""
+    curves = [f"{RESULTS}/figures/training.svg"] if TRAINED else []
+    return curves + [f"{RESULTS}/figures/overlap-{selection}.svg" for selection in SELECTIONS]
 
 
 def score_table():

@@ -1,4 +1,4 @@
-"""Report: the tables of all scores."""
+"""Report: the tables of all scores, and the figures. `snakemake --report report.html` collects them."""
 
 
 rule tables:
@@ -11,8 +11,8 @@ rule tables:
             direction=DIRECTIONS,
         ),
     output:
-        scores=f"{RESULTS}/tables/scores.csv",
-        summary=f"{RESULTS}/tables/summary.csv",
+        scores=report(f"{RESULTS}/tables/scores.csv", category="Scores", labels={"table": "by direction"}),
+        summary=report(f"{RESULTS}/tables/summary.csv", category="Scores", labels={"table": "means"}),
         markdown=f"{RESULTS}/tables/summary.md",
     log:
         f"{LOGS}/tables.log",
@@ -32,6 +32,71 @@ rule tables:
             --groups {params.groups:q} \
             --systems {params.systems:q} \
             --testsets {params.testsets:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule training_figure:
+    """Draw the training curves of {params.systems}."""
+    input:
+        metrics=expand(rules.train_baseline.output.metrics, system=TRAINED),
+    output:
+        curves=report(
+            f"{RESULTS}/figures/training.svg",
+            category="Training",
+            labels={"figure": "loss"},
+        ),
+        bitmap=f"{RESULTS}/figures/training.png",
+    log:
+        f"{LOGS}/figures/training.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        training=training_folder,
+        systems=",".join(TRAINED),
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization figures \
+            --training {params.training:q} \
+            --systems {params.systems:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule mask_figures:
+    """Draw sparsity, overlap and similarity of the masks ({wildcards.selection})."""
+    input:
+        overlap=rules.overlap.output.overlap,
+    output:
+        figures=report(
+            expand(
+                f"{RESULTS}/figures/{{figure}}-{{selection}}.svg",
+                figure=["sparsity", "overlap", "similarity"],
+                allow_missing=True,
+            ),
+            category="Masks",
+            labels={"selection": "{selection}"},
+        ),
+        bitmaps=expand(
+            f"{RESULTS}/figures/{{figure}}-{{selection}}.png",
+            figure=["sparsity", "overlap", "similarity"],
+            allow_missing=True,
+        ),
+    log:
+        f"{LOGS}/figures/{{selection}}.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization figures \
+            --overlap {input.overlap:q} \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """

@@ -8,7 +8,7 @@ from them. Training depends on small files that hold checksums, not on the date 
 rule train_baseline:
     """Train {wildcards.system} from scratch: {params.summary}."""
     input:
-        manifest=rules.binarize.output.manifest,
+        manifest=BINARIZED,
     output:
         model=f"{RESULTS}/training/{{system}}/model.pt",
         summary=f"{RESULTS}/training/{{system}}/model.json",
@@ -47,7 +47,7 @@ rule train_baseline:
 rule train_specialised:
     """Train {wildcards.system}, going on from {input.init}: {params.summary}."""
     input:
-        manifest=rules.binarize.output.manifest,
+        manifest=BINARIZED,
         init=ancient(initial_model),
         init_summary=initial_summary,
         masks=system_masks,

@@ -22,6 +22,7 @@ rule translate:
         runtime="1h",
     params:
         model=model_flags,
+        format=translation_format,
         beam=CONFIG.translation.beam,
         length_penalty=CONFIG.translation.length_penalty,
         max_length=CONFIG.translation.max_length,
@@ -31,6 +32,7 @@ rule translate:
         python -m neuron_specialization translate \
             {params.model:q} \
             --direction {wildcards.direction:q} \
+            {params.format:q} \
             --input {input.source:q} \
             --output {output.text:q} \
             --beam {params.beam:q} \
