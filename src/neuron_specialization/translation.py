@@ -36,7 +36,6 @@ class SearchOptions:
             (fairseq's ``--max-len-b``).
         batch_size: sentences decoded together.
         nbest: hypotheses returned a sentence, at most ``beam``.
-        scores: whether the scores are wanted; without them some work can be left out.
     """
 
     beam: int = 5
@@ -44,7 +43,6 @@ class SearchOptions:
     max_length: int = 200
     batch_size: int = 64
     nbest: int = 1
-    scores: bool = False
 
     def __post_init__(self) -> None:
         for name in ("beam", "max_length", "batch_size", "nbest"):
@@ -75,10 +73,10 @@ class PieceHypothesis:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A translation of one line and its score (see PieceHypothesis; None when it was not asked for)."""
+    """A translation of one line and its score (see PieceHypothesis)."""
 
     text: str
-    score: float | None
+    score: float
 
 
 class Engine(Protocol):
@@ -305,12 +303,9 @@ def _of_line(
     found: list[list[PieceHypothesis]], spaced: list[bool], options: SearchOptions
 ) -> list[Hypothesis]:
     if not found:
-        return [Hypothesis("", 0.0 if options.scores else None)]
+        return [Hypothesis("", 0.0)]
     if len(found) == 1:
-        return [
-            Hypothesis(join_pieces(one.pieces), one.score if options.scores else None)
-            for one in found[0][: options.nbest]
-        ]
+        return [Hypothesis(join_pieces(one.pieces), one.score) for one in found[0][: options.nbest]]
     best = [candidates[0] for candidates in found]
     text = "".join(
         (" " if space else "") + join_pieces(one.pieces) for one, space in zip(best, spaced, strict=True)
@@ -318,7 +313,7 @@ def _of_line(
     power = options.length_penalty
     total = sum(one.score * one.tokens**power for one in best)
     length = sum(one.tokens for one in best)
-    return [Hypothesis(text.strip(), total / length**power if options.scores else None)]
+    return [Hypothesis(text.strip(), total / length**power)]
 
 
 def translate_stream(

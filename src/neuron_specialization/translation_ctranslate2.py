@@ -6,15 +6,14 @@ still ends in other translations, for three reasons, each undone here:
 
 1. *The tag's score.* fairseq counts log p(tag) in the score it normalises; CTranslate2 scores a forced
    prefix 0. With c = log p(tag) a hypothesis of N tokens and summed score S ranks by (S + c) / N instead of
-   S / N. c ≤ 0 is shared by all hypotheses of a sentence, so it only ever favours longer ones; it is
-   computed (one short scoring pass) where a longer hypothesis could still win.
+   S / N. One short scoring pass gives c, and log p(</s> | tag) for point 3.
 2. *The length limit.* fairseq forces ``</s>`` as token ``max_length`` + 1; CTranslate2 stops at the limit
    with an unfinished hypothesis. Sentences that get there are searched again keeping all hypotheses, and
    the missing log p(</s>) is scored.
 3. *An empty translation.* Directly after the prefix, CTranslate2 does not let ``</s>`` finish a hypothesis
-   unless it is the very best candidate; fairseq does. Where the scoring pass shows that it could
-   matter, the sentence is searched again with ``</s>`` kept out of that step, which leaves the other
-   hypotheses as fairseq has them, and the empty one is added.
+   unless it is the very best candidate; fairseq does. Where that happens the sentence is searched again with
+   ``</s>`` kept out of that step, which leaves the other hypotheses as fairseq has them, and the empty one
+   is added.
 
 What remains are differences of rounding (order 1e-6 in a log-probability) that tip near-ties. This holds for
 the best hypothesis. Further down an n-best list fairseq cuts at ``beam`` finished hypotheses in the order
@@ -25,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +42,10 @@ from neuron_specialization.translation import (
 )
 
 END = "</s>"
-# No trained model gives the tag of its own direction less than e^-24: a hypothesis that needs less has lost.
-LEAST_TAG_SCORE = -24.0
 # Below this log p(</s> | tag) an empty translation is not among the first candidates of any realistic step.
 EMPTY_CAN_MATTER = -9.0
+# CTranslate2 gives such a candidate -1e10
+PUT_AWAY = -1e9
 
 
 @dataclass
@@ -60,6 +59,54 @@ class _Candidate:
     @property
     def finished(self) -> bool:
         return bool(self.tokens) and self.tokens[-1] == END
+
+
+@dataclass
+class _Search:
+    """The search for one sentence.
+
+    Attributes:
+        number: of the sentence.
+        tag: of the target language.
+        source: tokens with the source tag, without ``</s>``.
+        candidates: what the search has found.
+        tag_score: log p(tag).
+        empty_score: log p(``</s>`` | tag).
+        empty: whether an empty hypothesis belongs to those found, and the others were found with ``</s>``
+            kept out of the first step.
+    """
+
+    number: int
+    tag: str
+    source: list[str]
+    candidates: list[_Candidate] = field(default_factory=list)
+    tag_score: float = 0.0
+    empty_score: float = -math.inf
+    empty: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return all(one.finished for one in self.candidates)
+
+    def ranked(self, options: SearchOptions) -> list[PieceHypothesis]:
+        """The hypotheses as fairseq scores and orders them."""
+        totals = [(one.tokens, one.length, one.total) for one in self.candidates]
+        if self.empty:
+            # kept out of the first step, </s> left the others a distribution normalised without it
+            correction = math.log1p(-math.exp(self.empty_score))
+            totals = [(tokens, length, total + correction) for tokens, length, total in totals]
+            totals.insert(0, ([self.tag, END], 2, self.empty_score))
+        hypotheses = [
+            PieceHypothesis(
+                pieces=tuple(token for token in tokens if token not in (END, self.tag)),
+                tokens=length,
+                score=(total + self.tag_score) / length**options.length_penalty,
+            )
+            for tokens, length, total in totals
+        ]
+        # stable: on equal scores the earlier finished stays first, as in fairseq
+        hypotheses.sort(key=lambda one: -one.score)
+        return hypotheses[: options.nbest]
 
 
 class CTranslate2Engine:
@@ -114,38 +161,20 @@ class CTranslate2Engine:
         self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
     ) -> list[list[PieceHypothesis]]:
         """See translation.Engine."""
-        limit = min(options.max_length, self._longest_target)
-        options = replace(options, max_length=limit)
-        target_tag = tag_of(direction.target)
+        options = replace(options, max_length=min(options.max_length, self._longest_target))
         tagged = [[tag_of(direction.source), *pieces] for pieces in sources]
-        found = self._search(tagged, target_tag, options)
+        searches = [_Search(i, tag_of(direction.target), tokens) for i, tokens in enumerate(tagged)]
+        self._run(searches, options)
+        for one, scores in zip(searches, self._score([(one, []) for one in searches], options), strict=True):
+            one.tag_score, one.empty_score = scores
+        self._admit_empty([one for one in searches if one.empty_score > EMPTY_CAN_MATTER], options)
+        self._finish([one for one in searches if not one.finished], options)
+        return [one.ranked(options) for one in searches]
 
-        cut = [i for i, candidates in enumerate(found) if not all(one.finished for one in candidates)]
-        tag_scores: dict[int, float] = {}
-        if cut:
-            self._finish(cut, found, tag_scores, tagged, target_tag, options)
-        wanted = [
-            i
-            for i, candidates in enumerate(found)
-            if i not in tag_scores
-            and (options.scores or options.nbest > 1 or _tag_can_decide(candidates, options.length_penalty))
-        ]
-        scored = self._score([tagged[i] for i in wanted], [[target_tag]] * len(wanted), options)
-        tag_scores.update((i, scores[0]) for i, scores in zip(wanted, scored, strict=True))
-        empty = [
-            (i, scores[1]) for i, scores in zip(wanted, scored, strict=True) if scores[1] > EMPTY_CAN_MATTER
-        ]
-        if empty and options.beam > 1:
-            self._admit_empty(empty, found, tagged, target_tag, options)
-
-        return [
-            _ranked(candidates, tag_scores.get(i, 0.0), target_tag, options)
-            for i, candidates in enumerate(found)
-        ]
-
-    def _search(
-        self, tagged: list[list[str]], target_tag: str, options: SearchOptions, **changes: Any
-    ) -> list[list[_Candidate]]:
+    def _run(self, searches: list[_Search], options: SearchOptions, **changes: Any) -> None:
+        """Search, and replace the candidates by what is found."""
+        if not searches:
+            return
         # with a penalty of exactly 0 CTranslate2 would stop at the first finished hypothesis
         power = options.length_penalty or 1e-9
         arguments = {
@@ -159,123 +188,62 @@ class CTranslate2Engine:
             "return_end_token": True,
         } | changes
         results = self._translator.translate_batch(
-            tagged, target_prefix=[[target_tag]] * len(tagged), **arguments
+            [one.source for one in searches], target_prefix=[[one.tag] for one in searches], **arguments
         )
-        return [
-            [
+        for one, result in zip(searches, results, strict=True):
+            one.candidates = [
                 _Candidate(tokens, len(tokens), score * len(tokens) ** power)
                 for tokens, score in zip(result.hypotheses, result.scores, strict=True)
             ]
-            for result in results
-        ]
 
-    def _score(
-        self, tagged: list[list[str]], targets: list[list[str]], options: SearchOptions
-    ) -> list[list[float]]:
-        """Log-probabilities of the target's tokens and of ``</s>`` after them."""
-        if not tagged:
+    def _score(self, targets: list[tuple[_Search, list[str]]], options: SearchOptions) -> list[list[float]]:
+        """Log-probabilities of the tag, of the tokens after it, and of ``</s>`` after those."""
+        if not targets:
             return []
         results = self._translator.score_batch(
-            tagged, targets, max_input_length=0, max_batch_size=options.batch_size
+            [one.source for one, _ in targets],
+            [[one.tag, *tokens] for one, tokens in targets],
+            max_input_length=0,
+            max_batch_size=options.batch_size,
         )
         return [list(result.log_probs) for result in results]
 
-    def _finish(
-        self,
-        cut: list[int],
-        found: list[list[_Candidate]],
-        tag_scores: dict[int, float],
-        tagged: list[list[str]],
-        target_tag: str,
-        options: SearchOptions,
-    ) -> None:
+    def _admit_empty(self, searches: list[_Search], options: SearchOptions) -> None:
+        """Search again where fairseq finishes an empty hypothesis that CTranslate2 passes over."""
+        if options.beam == 1 or not searches or options.max_length < 2:
+            return
+        # two tokens: the prefix and one step, whose candidates show whether </s> was met and put away
+        first = [_Search(one.number, one.tag, one.source) for one in searches]
+        self._run(first, options, max_decoding_length=2)
+        met = [
+            one
+            for one, probe in zip(searches, first, strict=True)
+            if any(candidate.total < PUT_AWAY for candidate in probe.candidates)
+        ]
+        for one in met:
+            one.empty = True
+        fewer = options.beam - 1
+        self._run(met, options, patience=fewer / options.beam, num_hypotheses=fewer, min_decoding_length=2)
+
+    def _finish(self, searches: list[_Search], options: SearchOptions) -> None:
         """Give the hypotheses that reached the length limit the ``</s>`` that fairseq forces there."""
         if options.beam > 1:
             # the same search, but all finished hypotheses are kept instead of the best by CTranslate2's score
-            again = self._search(
-                [tagged[i] for i in cut], target_tag, options, patience=2, num_hypotheses=2 * options.beam
-            )
-            for i, candidates in zip(cut, again, strict=True):
-                found[i] = candidates
-        open_ends = [(i, one) for i in cut for one in found[i] if not one.finished]
-        scored = self._score([tagged[i] for i, _ in open_ends], [one.tokens for _, one in open_ends], options)
-        for (i, one), scores in zip(open_ends, scored, strict=True):
-            tag_scores[i] = scores[0]
-            one.tokens.append(END)
-            one.length += 1
-            one.total += scores[-1]
-        for i in cut:
-            # fairseq fills up to `beam` finished hypotheses with the best of the last step
-            found[i].sort(key=lambda one: (one.length, -one.total))
-            del found[i][options.beam :]
-
-    def _admit_empty(
-        self,
-        empty: list[tuple[int, float]],
-        found: list[list[_Candidate]],
-        tagged: list[list[str]],
-        target_tag: str,
-        options: SearchOptions,
-    ) -> None:
-        """Search again where fairseq would have finished an empty hypothesis that CTranslate2 passed over."""
-        # two tokens: the prefix and one step, whose candidates show whether </s> was met and put away
-        first = self._search([tagged[i] for i, _ in empty], target_tag, options, max_decoding_length=2)
-        met = [
-            (i, log_p)
-            for (i, log_p), candidates in zip(empty, first, strict=True)
-            if any(one.total < -1e9 for one in candidates)
+            everything = {"patience": 2, "num_hypotheses": 2 * options.beam}
+            self._run([one for one in searches if not one.empty], options, **everything)
+            self._run([one for one in searches if one.empty], options, **everything, min_decoding_length=2)
+        open_ends = [
+            (one, candidate) for one in searches for candidate in one.candidates if not candidate.finished
         ]
-        if not met:
-            return
-        fewer = options.beam - 1
-        again = self._search(
-            [tagged[i] for i, _ in met],
-            target_tag,
-            options,
-            min_decoding_length=2,
-            patience=fewer / options.beam,
-            num_hypotheses=fewer,
-        )
-        for (i, log_p), candidates in zip(met, again, strict=True):
-            if not all(one.finished for one in candidates):
-                continue  # a runaway sentence: it has been dealt with
-            for one in candidates:
-                # without </s> that step's distribution was renormalised
-                one.total += math.log1p(-math.exp(log_p))
-            found[i] = [_Candidate([target_tag, END], 2, log_p), *candidates]
-
-
-def _tag_can_decide(candidates: list[_Candidate], power: float) -> bool:
-    """Whether some log p(tag) in [LEAST_TAG_SCORE, 0] puts another hypothesis first.
-
-    (S + c) / N is linear in c, so it is enough to look at both ends; within them only a longer
-    hypothesis can gain on the one that leads at c = 0.
-    """
-    first = candidates[0]
-    leading = first.length**power
-    for other in candidates[1:]:
-        if other.length <= first.length:
-            continue
-        length = other.length**power
-        if (other.total + LEAST_TAG_SCORE) / length > (first.total + LEAST_TAG_SCORE) / leading:
-            return True
-    return False
-
-
-def _ranked(
-    candidates: list[_Candidate], tag_score: float, target_tag: str, options: SearchOptions
-) -> list[PieceHypothesis]:
-    hypotheses = [
-        PieceHypothesis(
-            pieces=tuple(token for token in one.tokens if token not in (END, target_tag)),
-            tokens=one.length,
-            score=(one.total + tag_score) / one.length**options.length_penalty,
-        )
-        for one in candidates
-    ]
-    # stable: on equal scores the earlier finished stays first, as in fairseq
-    hypotheses.sort(key=lambda one: -one.score)
-    return hypotheses[: options.nbest]
+        scored = self._score([(one, candidate.tokens[1:]) for one, candidate in open_ends], options)
+        for (one, candidate), scores in zip(open_ends, scored, strict=True):
+            candidate.tokens.append(END)
+            candidate.length += 1
+            candidate.total += scores[-1]
+        for one in searches:
+            # fairseq fills up to `beam` finished hypotheses with the best of the last step
+            one.candidates.sort(key=lambda candidate: (candidate.length, -candidate.total))
+            del one.candidates[options.beam - one.empty :]
 
 
 def open_model(
