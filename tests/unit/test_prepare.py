@@ -145,6 +145,22 @@ def test_local_text_is_cleaned_decontaminated_and_capped_in_train_only(tmp_path:
     assert read_lines(tmp_path / "corpus/heldout/de-en.de") == files["test.de-en.de"]
 
 
+@pytest.mark.parametrize(
+    ("cleaning", "ratio", "long"),
+    [({}, 0, 1), ({"max_ratio": 1.4, "ratio_free_words": 0, "max_words": 6}, 1, 2)],
+)
+def test_training_text_is_cleaned_by_the_given_settings(
+    tmp_path: Path, cleaning: dict[str, Any], ratio: int, long: int
+) -> None:
+    files = local_files()
+    files["train.de-en.de"][:3] = ["eins zwei", "x" * 100_000, "eins zwei drei vier fünf sechs sieben"]
+    files["train.de-en.en"][:3] = ["one two three", "y z", "one two three four five six seven"]
+    write_text(tmp_path / "text", files)
+    spec = corpus_spec(cleaning=Cleaning.model_validate(cleaning))
+    dropped = prepare_corpus("local", tmp_path / "text", spec, tmp_path / "c")["dropped"]["de-en"]
+    assert (dropped["length_ratio"], dropped["too_long"]) == (ratio, long)
+
+
 def test_a_bad_local_folder_writes_nothing(tmp_path: Path) -> None:
     files = local_files()
     del files["test.en-ru.ru"]
