@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+# Tests compute little; two spinning OpenMP threads on a busy machine cost more than they bring.
+# Set before torch is imported, and inherited by the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 from hypothesis import settings
 
 # a busy machine is no failure: property tests have no time limit per example
