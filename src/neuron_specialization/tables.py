@@ -97,17 +97,18 @@ def delta_pairs(means: Sequence[Mean]) -> list[tuple[str, str]]:
 
 
 def read_scores(
-    folder: str | Path,
+    folders: str | Path | Sequence[str | Path],
     groups: Sequence[DirectionGroup],
     *,
     systems: Sequence[str] | None = None,
     testsets: Sequence[str] | None = None,
     allow_missing: bool = False,
 ) -> ScoreTable:
-    """Read all score files below ``folder``.
+    """Read all score files below one or more folders.
 
     Args:
-        folder: holds ``<system>/<testset>/<direction>.json``, as ``score --output`` writes.
+        folders: each holds ``<system>/<testset>/<direction>.json``, as ``score --output`` writes; the metrics
+            of the same translation in several (COMET's are apart) are put together.
         groups: every direction expected, in the order of the rows.
         systems, testsets: which, and in which order; None takes all that are there.
         allow_missing: show missing scores as gaps instead of refusing.
@@ -115,11 +116,14 @@ def read_scores(
     Raises:
         ScoringError: no score; a score file that is not one; scores that do not compare; missing ones.
     """
-    folder = Path(folder)
-    scores = _read_files(folder)
+    folders = [folders] if isinstance(folders, str | Path) else list(folders)
+    where = ", ".join(str(folder) for folder in folders)
+    scores: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for folder in folders:
+        _merge(scores, _read_files(Path(folder)))
     if not scores:
         raise ScoringError(
-            "no score file is here", where=folder, hint="score first: snakemake --cores all score"
+            "no score file is here", where=where, hint="score first: snakemake --cores all score"
         )
     found_systems = dict.fromkeys(system for system, _, _ in scores)
     if systems is None:
@@ -145,7 +149,7 @@ def read_scores(
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ScoringError(
             f"{len(missing)} of {len(systems) * len(testsets) * len(groups)} scores are missing: {shown}",
-            where=folder,
+            where=where,
             hint="score them (snakemake makes what is missing), or show the gaps with --missing show",
         )
     return table
@@ -169,6 +173,24 @@ def _read_files(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     return scores
 
 
+def _merge(
+    scores: dict[tuple[str, str, str], dict[str, Any]], more: dict[tuple[str, str, str], dict[str, Any]]
+) -> None:
+    for key, score in more.items():
+        known = scores.get(key)
+        if known is None:
+            scores[key] = score
+            continue
+        for text in ("hypothesis", "reference"):
+            if known[f"{text}_sha256"] != score[f"{text}_sha256"]:
+                raise ScoringError(
+                    f"the metrics of {'/'.join(key)} were computed on different texts ({text})",
+                    cause="the translation was made again since one of them",
+                    hint="score it again with every metric",
+                )
+        scores[key] = known | {"metrics": known["metrics"] | score["metrics"]}
+
+
 def _check_comparable(table: ScoreTable) -> None:
     """Refuse to put numbers side by side that measure different things."""
     for testset in table.testsets:
@@ -179,7 +201,7 @@ def _check_comparable(table: ScoreTable) -> None:
                 if (system, testset, row.direction) in table.scores
             }
             for key, name in (("reference_sha256", "references"), ("detokenizer", "detokenizers")):
-                _refuse_differing({s: score.get(key) for s, score in scores.items()}, name, testset, row)
+                _refuse_differing({s: v[key] for s, v in scores.items() if key in v}, name, testset, row)
             for metric in table.metrics:
                 signatures = {
                     system: score["metrics"][metric]["signature"]

@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "translate": "translate",
     "score": "score",
     "published-table": "score",
+    "comet": "comet",
     "tables": "report",
     "figures": "report",
 }

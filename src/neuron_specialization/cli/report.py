@@ -44,7 +44,11 @@ def _names(text: str | None) -> list[str] | None:
 
 @click.command()
 @click.option(
-    "--scores", required=True, type=click.Path(path_type=Path), help="Holds SYSTEM/TESTSET/DIRECTION.json."
+    "--scores",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Holds SYSTEM/TESTSET/DIRECTION.json; given several times, their metrics are put together.",
 )
 @click.option(
     "--groups", required=True, help="Every direction with its group, tier and branch: JSON or a file."
@@ -61,7 +65,7 @@ def _names(text: str | None) -> list[str] | None:
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
 def tables(
-    scores: Path,
+    scores: tuple[Path, ...],
     groups: str,
     systems: str | None,
     testsets: str | None,

@@ -1,0 +1,86 @@
+"""The command that scores with COMET."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from neuron_specialization import comet as scorer
+from neuron_specialization.directions import Direction
+from neuron_specialization.files import write_json
+from neuron_specialization.scoring import BOOTSTRAP_SEED, Bootstrap
+
+
+@click.command()
+@click.option(
+    "--translations",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Holds DIRECTION.txt, one segment a line.",
+)
+@click.option(
+    "--texts",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Holds PAIR.LANGUAGE: the sources and references, e.g. R/corpus/heldout.",
+)
+@click.option("--directions", required=True, help="E.g. de-en,en-de; the model is loaded once for all.")
+@click.option("--system", required=True, help="Name of the system, recorded in the output.")
+@click.option("--testset", required=True, help="Name of the test set, recorded in the output.")
+@click.option(
+    "--model",
+    default=scorer.DEFAULT_MODEL,
+    show_default=True,
+    help="Name (downloaded by COMET) or path (nothing is downloaded).",
+)
+@click.option("--python", help=f"Python of COMET's environment; default: ${scorer.PYTHON_VARIABLE}.")
+@click.option("--gpus", default=0, show_default=True, type=click.IntRange(min=0), help="For COMET.")
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Segments.")
+@click.option(
+    "--bootstrap", default=1000, show_default=True, help="Resamples for the interval; 0: no interval."
+)
+@click.option("--confidence", default=0.95, show_default=True, help="Of the interval.")
+@click.option("--seed", default=BOOTSTRAP_SEED, show_default=True, help="Of the resampling.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="Folder for DIRECTION.json of each."
+)
+def comet(
+    translations: Path,
+    texts: Path,
+    directions: str,
+    system: str,
+    testset: str,
+    model: str,
+    python: str | None,
+    gpus: int,
+    batch_size: int,
+    bootstrap: int,
+    confidence: float,
+    seed: int,
+    output: Path,
+) -> None:
+    """Score a system's translations of a test set with COMET, in COMET's own environment (envs/comet.yaml).
+
+    Writes score files like those of `score`; `tables --scores R/scores --scores R/comet` puts both together.
+    """
+    resampling = Bootstrap(bootstrap, confidence, seed)
+    jobs = []
+    for name in directions.split(","):
+        direction = Direction.parse(name.strip())
+        source, reference = (
+            texts / f"{direction.pair}.{language}" for language in (direction.source, direction.target)
+        )
+        jobs.append(scorer.read_job(direction, translations / f"{direction}.txt", source, reference))
+    scores, signature = scorer.run_comet(jobs, model=model, python=python, gpus=gpus, batch_size=batch_size)
+    for job, values in zip(jobs, scores, strict=True):
+        result = {
+            "system": system,
+            "testset": testset,
+            **scorer.comet_score(job, values, signature, resampling),
+        }
+        write_json(output / f"{job.direction}.json", result)
+        metric = result["metrics"]["comet"]
+        interval = "" if metric["low"] is None else f"  [{metric['low']:.4f}, {metric['high']:.4f}]"
+        click.echo(f"{system} {testset} {job.direction}  COMET {metric['score']:.4f}{interval}")
+    click.echo(signature)
