@@ -27,9 +27,9 @@ help:  ## this list
 env: $(STAMP)  ## create .venv with the pinned requirements; does nothing if it is up to date
 
 $(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	  || { echo "Python 3.11 or 3.12 is needed: make env PYTHON=python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
