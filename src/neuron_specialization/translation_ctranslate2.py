@@ -236,7 +236,7 @@ class CTranslate2Engine:
             (one, candidate) for one in searches for candidate in one.candidates if not candidate.finished
         ]
         scored = self._score([(one, candidate.tokens[1:]) for one, candidate in open_ends], options)
-        for (one, candidate), scores in zip(open_ends, scored, strict=True):
+        for (_, candidate), scores in zip(open_ends, scored, strict=True):
             candidate.tokens.append(END)
             candidate.length += 1
             candidate.total += scores[-1]

@@ -120,7 +120,7 @@ def translate(
     """
     if outputs and len(outputs) != max(len(inputs), 1):
         raise click.UsageError(f"{len(inputs)} --input and {len(outputs)} --output: give one for each")
-    options = SearchOptions(beam, length_penalty, max_length, batch_size, nbest, scores=as_json or nbest > 1)
+    options = SearchOptions(beam, length_penalty, max_length, batch_size, nbest)
     threads = threads or len(os.sched_getaffinity(0))
     if engine == "ctranslate2":
         if model is None or checkpoint is not None or mask is not None:

@@ -1,0 +1,136 @@
+"""The two engines translate alike.
+
+On small random models, whose hypotheses have all lengths, run into the limit and come out empty: harder on
+the search than a trained model. On a finished experiment, named by ``NS_EXPERIMENT`` (``results/demo``;
+``NS_SYSTEMS`` names its systems, default ``ns``): the gate that makes CTranslate2 the default engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neuron_specialization.export import export_system
+from neuron_specialization.files import read_lines
+from neuron_specialization.translation import SearchOptions, Translator
+from neuron_specialization.translation_fairseq import open_checkpoint
+from tests.fakes.models import SMALL, random_masks, write_random_model
+
+PIECES = [f"p{number}" for number in range(30)]
+LANGUAGES = ["en", "de", "fr"]
+DIRECTIONS = ["en-de", "de-en"]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "shared embeddings": {},
+    "decoder-tied embeddings": {"share_all_embeddings": False},
+    "separate embeddings": {"share_all_embeddings": False, "share_decoder_input_output_embed": False},
+    "post-norm, normed embeddings": {
+        "encoder_normalize_before": False,
+        "decoder_normalize_before": False,
+        "layernorm_embedding": True,
+    },
+    "unequal depth, heads and width": {
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_embed_dim": 40,
+    },
+    "unscaled embeddings": {"no_scale_embedding": True},
+}
+SEARCHES = [
+    SearchOptions(max_length=12),
+    SearchOptions(max_length=200),
+    SearchOptions(beam=3, length_penalty=0.6, max_length=12),
+    SearchOptions(beam=4, length_penalty=0, max_length=12),
+    SearchOptions(beam=2, length_penalty=1.5, max_length=20, batch_size=7),
+    SearchOptions(beam=1, max_length=12),
+]
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "dense"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_random_models(variant: str, masked: bool, tmp_path: Path) -> None:
+    vocabulary = tmp_path / "vocabulary"
+    vocabulary.mkdir()
+    (vocabulary / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in PIECES), encoding="utf-8")
+    settings = VARIANTS[variant]
+    generator = np.random.default_rng(1)
+    lines = [" ".join(generator.choice(PIECES, size=generator.integers(1, 30))) for _ in range(50)]
+    different = []
+    for seed in range(2):
+        masks = random_masks({**SMALL, **settings}, DIRECTIONS, seed) if masked else None
+        model = write_random_model(
+            tmp_path / f"{seed}.pt", vocabulary, LANGUAGES, DIRECTIONS, seed=seed, masks=masks, **settings
+        )
+        export_system(model, vocabulary, tmp_path / f"{seed}", input_format="pieces")
+        ctranslate2 = Translator.load(tmp_path / f"{seed}", input_format="pieces")
+        fairseq = open_checkpoint(model, vocabulary, input_format="pieces")
+        for search in SEARCHES:
+            found = ctranslate2.hypotheses(lines, "de-en", search)
+            expected = fairseq.hypotheses(lines, "de-en", search)
+            for line, (mine, *_), (other, *_) in zip(lines, found, expected, strict=True):
+                if mine.text != other.text:
+                    different.append((seed, search, line, mine, other))
+                else:
+                    assert mine.score == pytest.approx(other.score, abs=1e-4)
+    # every one is the same where this was written; rounding elsewhere may tip a tie
+    assert len(different) <= 0.005 * 2 * len(SEARCHES) * len(lines), different
+
+
+def _systems() -> list[str]:
+    return os.environ.get("NS_SYSTEMS", "ns").split(",")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", _systems())
+def test_trained_experiment(system: str, tmp_path: Path) -> None:
+    """At least 99.5 % of the sentences are the same over all directions, and no BLEU moves by over 0.05.
+
+    int8 is allowed 0.5 BLEU. The counts and scores are printed (``-s``), as JSON.
+    """
+    if "NS_EXPERIMENT" not in os.environ:
+        pytest.skip("NS_EXPERIMENT names no finished experiment, e.g. NS_EXPERIMENT=results/demo")
+    from sacrebleu.metrics import BLEU
+
+    folder = Path(os.environ["NS_EXPERIMENT"])
+    checkpoint = folder / "training" / system / "model.pt"
+    export_system(checkpoint, folder / "vocabulary", tmp_path / "models")
+    ctranslate2 = Translator.load(tmp_path / "models", threads=2)
+    int8 = Translator.load(tmp_path / "models", threads=2, compute_type="int8")
+    fairseq = open_checkpoint(checkpoint, folder / "vocabulary", threads=2)
+    rows = []
+    for direction in ctranslate2.directions:
+        pair = folder / "corpus" / "heldout" / direction.pair
+        sources = read_lines(f"{pair}.{direction.source}")
+        references = [read_lines(f"{pair}.{direction.target}")]
+        expected = fairseq.translate(sources, direction)
+        found = ctranslate2.translate(sources, direction)
+        small = int8.translate(sources, direction)
+        scores = [BLEU().corpus_score(text, references).score for text in (expected, found, small)]
+        different = [
+            {"source": source, "fairseq": theirs, "ctranslate2": ours}
+            for source, theirs, ours in zip(sources, expected, found, strict=True)
+            if theirs != ours
+        ]
+        rows.append(
+            {
+                "direction": str(direction),
+                "sentences": len(sources),
+                "same": len(sources) - len(different),
+                "bleu": dict(zip(("fairseq", "ctranslate2", "int8"), scores, strict=True)),
+                "different": different,
+            }
+        )
+        print(json.dumps(rows[-1], ensure_ascii=False))
+    same, sentences = sum(row["same"] for row in rows), sum(row["sentences"] for row in rows)
+    print(f"{system}: {same} of {sentences} sentences are the same")
+    assert same >= 0.995 * sentences
+    for row in rows:
+        bleu = row["bleu"]
+        assert abs(bleu["ctranslate2"] - bleu["fairseq"]) <= 0.05, row["direction"]
+        assert abs(bleu["int8"] - bleu["fairseq"]) <= 0.5, row["direction"]
