@@ -138,7 +138,9 @@ def parse_record(line: str) -> Record | None:
         tokens_per_second=_float(values.get(f"{prefix}wps")),
         lr=_float(values.get(f"{prefix}lr")),
         extra={
-            name: number for name, key in _EXTRA.items() if (number := _float(values.get(key))) is not None
+            name: int(number) if name == "epoch" else number
+            for name, key in _EXTRA.items()
+            if (number := _float(values.get(key))) is not None
         },
     )
 

@@ -1,0 +1,475 @@
+"""Training against a stand-in for the trainer: what is started, resumed, refused, reported and published.
+
+Faults are real ones: processes are killed with SIGKILL, files are cut. The trainer alone is not
+real (tests/fakes/fake_fairseq_train.py); tests/slow does the same with fairseq.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from neuron_specialization.checkpoints import load_checkpoint
+from neuron_specialization.cli import main
+from neuron_specialization.config import Model, Recipe, Training
+from neuron_specialization.files import sha256_of
+from neuron_specialization.masks import write_masks
+from tests.fakes import checkpoints as fake
+
+FAKE = Path(fake.__file__).with_name("fake_fairseq_train.py")
+MAX_UPDATES, SAVE_EVERY = 60, 10
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake.write_training_checkpoints(
+        tmp_path_factory.mktemp("prepared"), range(SAVE_EVERY, MAX_UPDATES + 1, SAVE_EVERY)
+    )
+
+
+@pytest.fixture
+def data_bin(tmp_path: Path) -> Path:
+    """The names of a data-bin; the fake trainer opens none of them."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"files": {"train.de-en.de.bin": "0"}}')
+    for code in fake.LANGUAGES:
+        (folder / f"dict.{code}.txt").touch()
+        for split in ("train", "valid"):
+            (folder / f"{split}.de-en.{code}.idx").touch()
+    return folder
+
+
+def recipe(**training: Any) -> Recipe:
+    settings = {
+        "max_updates": MAX_UPDATES,
+        "save_every": SAVE_EVERY,
+        "validate_every": SAVE_EVERY,
+        **training,
+    }
+    return Recipe(
+        system="baseline",
+        languages=fake.LANGUAGES,
+        directions=fake.DIRECTIONS,
+        model=Model(encoder_layers=1, decoder_layers=1, d_model=8, d_ff=16, heads=2),
+        training=Training(**{**settings, **training}),
+        seed=1,
+    )
+
+
+class Trainings:
+    """Runs the ``train`` command: in a process of its own (``start``), or in this one, which is quicker."""
+
+    def __init__(self, tmp_path: Path, data_bin: Path, prepared: Path) -> None:
+        self.output, self.data_bin = tmp_path / "training" / "baseline", data_bin
+        self.record = tmp_path / "record.jsonl"
+        self.environment = {
+            **{key: text for key, text in os.environ.items() if not key.startswith("FAKE_")},
+            "FAKE_CHECKPOINTS": str(prepared),
+            "FAKE_RECORD": str(self.record),
+        }
+
+    def arguments(self, extra: tuple[str, ...], given: Recipe | None) -> list[str]:
+        return [
+            *("train", "--recipe", (given or recipe()).model_dump_json(), "--data-bin", str(self.data_bin)),
+            *("--output", str(self.output), "--trainer", shlex.join([sys.executable, str(FAKE)]), *extra),
+        ]
+
+    def start(self, *extra: str, given: Recipe | None = None, **environment: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "neuron_specialization", *self.arguments(extra, given)],
+            env={**self.environment, **{key: str(value) for key, value in environment.items()}},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *extra: str, given: Recipe | None = None, **environment: object) -> tuple[int, str]:
+        text = io.StringIO()
+        changes = {**self.environment, **{key: str(value) for key, value in environment.items()}}
+        with (
+            mock.patch.dict(os.environ, changes),
+            contextlib.redirect_stdout(text),
+            contextlib.redirect_stderr(text),
+        ):
+            try:
+                main(self.arguments(extra, given))
+            except SystemExit as end:
+                return int(end.code or 0), text.getvalue()
+        return 0, text.getvalue()
+
+    def records(self, key: str) -> list[Any]:
+        lines = [json.loads(line) for line in self.record.read_text().splitlines()]
+        return [line[key] for line in lines if key in line]
+
+    @property
+    def folder(self) -> Path:
+        (found,) = (path for path in (self.output / "checkpoints").iterdir() if path.is_dir())
+        return found
+
+    def updates(self, kind: str) -> list[int]:
+        lines = [json.loads(line) for line in (self.output / "metrics.jsonl").read_text().splitlines()]
+        return [line["update"] for line in lines if line["kind"] == kind]
+
+
+@pytest.fixture
+def trainings(tmp_path: Path, data_bin: Path, prepared: Path) -> Trainings:
+    return Trainings(tmp_path, data_bin, prepared)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
+
+
+# ---- the plain run ----
+
+
+def test_a_run_from_start_to_end(trainings: Trainings, prepared: Path) -> None:
+    code, text = trainings.run("--threads", "2")
+    assert code == 0, text
+    facts = json.loads((trainings.output / "model.json").read_text())
+    assert facts["updates"] == MAX_UPDATES
+    assert facts["valid_loss"] == pytest.approx(9.8)
+    assert facts["model_sha256"] == sha256_of(trainings.output / "model.pt")
+    assert facts["recipe"] == recipe().model_dump(mode="json")
+    assert (facts["languages"], facts["directions"]) == (fake.LANGUAGES, fake.DIRECTIONS)
+    assert trainings.updates("valid") == [10, 20, 30, 40, 50, 60]
+    assert trainings.updates("train") == list(range(1, 61))
+
+    # plain: loads where nothing is allowed, and holds the best checkpoint's numbers
+    plain = torch.load(trainings.output / "model.pt", weights_only=True)
+    best = fake.training_state(MAX_UPDATES)["model"]
+    assert all(torch.equal(plain["model"][name], tensor) for name, tensor in best.items())
+    assert "/somewhere/else" not in str({key: value for key, value in plain.items() if key != "model"})
+
+    # the trainer's whole log is kept; run.json says what the folder is
+    assert "done training" in (trainings.folder / "train.log").read_text()
+    run = json.loads((trainings.folder / "run.json").read_text())
+    assert run["fingerprint"] == facts["fingerprint"] == trainings.folder.name
+
+    (environment,) = trainings.records("environment")
+    assert environment["OMP_NUM_THREADS"] == "2"
+    (arguments,) = trainings.records("arguments")
+    assert arguments[arguments.index("--save-dir") + 1] == str(trainings.folder)
+    assert "update 60: validation loss 9.800" in text
+    assert "\r" not in text  # nobody's terminal
+
+
+def test_a_finished_run_is_published_again_without_training(trainings: Trainings) -> None:
+    assert trainings.run()[0] == 0
+    first = sha256_of(trainings.output / "model.pt")
+    for name in ("model.pt", "model.json", "metrics.jsonl"):
+        (trainings.output / name).unlink()
+    assert trainings.run()[0] == 0
+    assert sha256_of(trainings.output / "model.pt") == first
+    assert len(trainings.records("arguments")) == 1
+
+
+def test_the_best_checkpoint_is_published_even_if_it_was_damaged(trainings: Trainings) -> None:
+    """Another file of the same update takes its place; a checkpoint of another update never does."""
+    assert trainings.run()[0] == 0
+    first = sha256_of(trainings.output / "model.pt")
+    os.truncate(trainings.folder / "checkpoint_best.pt", 500)
+    (trainings.output / "model.json").unlink()
+    code, text = trainings.run()
+    assert code == 0, text
+    assert sha256_of(trainings.output / "model.pt") == first
+    for path in trainings.folder.glob("checkpoint_*.pt"):
+        os.truncate(path, 500)
+    code, text = trainings.run()
+    assert code == 1
+    assert "best checkpoint cannot be read" in text
+    assert sha256_of(trainings.output / "model.pt") == first
+
+
+def test_patience_ends_a_run(trainings: Trainings) -> None:
+    code, text = trainings.run(given=recipe(patience=2), FAKE_STOP_EARLY_AT=40)
+    assert code == 0, text
+    assert json.loads((trainings.output / "model.json").read_text())["updates"] == 40
+    assert trainings.run(given=recipe(patience=2))[0] == 0
+    assert len(trainings.records("arguments")) == 1
+
+
+def test_masks_and_init_reach_the_trainer_and_the_fingerprint(trainings: Trainings, tmp_path: Path) -> None:
+    assert trainings.run()[0] == 0
+    masks, init = tmp_path / "masks", tmp_path / "init.pt"
+    shutil.copy(trainings.output / "model.pt", init)
+    import numpy as np
+
+    keep = {f"{side}.layers.0": np.arange(16) % 2 == 0 for side in ("encoder", "decoder")}
+    write_masks(masks / "en-de.safetensors", keep, {"direction": "en-de"})
+    code, text = trainings.run("--init", str(init), "--masks", str(masks))
+    assert code == 1
+    assert "no mask for de-en" in text
+    write_masks(masks / "de-en.safetensors", keep, {"direction": "de-en"})
+    code, text = trainings.run("--init", str(init), "--masks", str(masks))
+    assert code == 0, text
+    arguments = trainings.records("arguments")[-1]
+    assert arguments[arguments.index("--masks") + 1] == str(masks)
+    assert arguments[arguments.index("--finetune-from-model") + 1] == str(init)
+    facts = json.loads((trainings.output / "model.json").read_text())
+    assert set(facts["inputs"]) == {"data", "init", "masks"}
+
+
+# ---- kills ----
+
+
+@pytest.mark.parametrize("victim", ["trainer", "wrapper", "both"])
+def test_resumes_after_kill_9(trainings: Trainings, tmp_path: Path, victim: str) -> None:
+    once = {"FAKE_DIE_AT_UPDATE": 35, "FAKE_DIE_ONCE": tmp_path / "once"}
+    if victim == "trainer":
+        code, text = trainings.run(**once)
+        assert code == 1
+        assert "signal SIGKILL after update 34" in text
+        assert "resumes at update 30" in text
+    else:
+        process = trainings.start(FAKE_KILL_PARENT=1, **once)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        (pid,) = trainings.records("pid")
+        if victim == "both" and alive(pid):
+            os.kill(pid, signal.SIGKILL)
+        # the kernel ends the trainer when its parent is gone
+        wait_for(lambda: not alive(pid), seconds=15)
+    assert not (trainings.output / "model.pt").exists()
+    code, text = trainings.run(**once)
+    assert code == 0, text
+    assert "resuming at update 30" in text
+    assert trainings.records("resumed_at") == [0, 30]
+    assert trainings.updates("train") == list(range(1, 61))
+    assert trainings.updates("valid") == [10, 20, 30, 40, 50, 60]
+    assert load_checkpoint(trainings.output / "model.pt").updates == MAX_UPDATES
+
+
+def test_the_result_after_kills_is_that_of_an_uninterrupted_run(trainings: Trainings, tmp_path: Path) -> None:
+    assert trainings.run()[0] == 0
+    expected = sha256_of(trainings.output / "model.pt")
+    shutil.rmtree(trainings.output)
+    for number, update in enumerate((5, 17, 44)):
+        assert trainings.run(FAKE_DIE_AT_UPDATE=update, FAKE_DIE_ONCE=tmp_path / str(number))[0] == 1
+    assert trainings.run()[0] == 0
+    assert trainings.records("resumed_at") == [0, 0, 0, 10, 40]
+    assert sha256_of(trainings.output / "model.pt") == expected
+
+
+def test_killed_between_the_last_save_and_publishing(trainings: Trainings) -> None:
+    """fairseq would make one update too many if it were started on a run that has all its updates."""
+    assert trainings.run()[0] == 0
+    expected = sha256_of(trainings.output / "model.pt")
+    for name in ("model.pt", "model.json"):
+        (trainings.output / name).unlink()
+    (trainings.folder / "finished.json").unlink()
+    assert trainings.run()[0] == 0
+    assert len(trainings.records("arguments")) == 1
+    assert sha256_of(trainings.output / "model.pt") == expected
+
+
+def test_nothing_runs_twice(trainings: Trainings) -> None:
+    process = trainings.start(FAKE_SECONDS_PER_UPDATE=0.5)
+    wait_for(lambda: trainings.record.exists() and "pid" in trainings.record.read_text())
+    started = time.monotonic()
+    code, text = trainings.run()
+    assert code == 1
+    assert f"trained already by process {process.pid} on" in text
+    assert time.monotonic() - started < 20
+    # another recipe of the same system waits its turn as well
+    code, text = trainings.run(given=recipe(lr=1e-4))
+    assert code == 1
+    assert "trained already" in text
+    process.terminate()
+    process.communicate(timeout=60)
+    assert len(trainings.records("arguments")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_passed_on(trainings: Trainings, number: signal.Signals) -> None:
+    process = trainings.start(FAKE_SECONDS_PER_UPDATE=0.1)
+    wait_for(lambda: any((trainings.output / "checkpoints").glob("*/checkpoint_1_10.pt")))
+    process.send_signal(number)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"stopped by {number.name} after update 1" in text
+    assert "resumes at update 10" in text
+    (pid,) = trainings.records("pid")
+    assert not alive(pid)
+    assert trainings.run()[0] == 0
+    assert trainings.records("resumed_at")[-1] >= 10
+
+
+# ---- damage ----
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trainings: Trainings, tmp_path: Path) -> None:
+    once = {"FAKE_DIE_AT_UPDATE": 45, "FAKE_DIE_ONCE": tmp_path / "once", "FAKE_TRUNCATE_LAST": 1}
+    assert trainings.run(**once)[0] == 1
+    os.truncate(trainings.folder / "checkpoint_1_40.pt", 700)
+    code, text = trainings.run(**once)
+    assert code == 0, text
+    assert "checkpoint_last.pt is damaged" in text
+    assert "checkpoint_1_40.pt is damaged, too" in text
+    assert "going back to checkpoint_1_30.pt, update 30" in text
+    assert trainings.records("resumed_at") == [0, 30]
+    assert trainings.updates("train") == list(range(1, 61))
+    assert (trainings.folder / "checkpoint_last.pt.damaged").exists()
+
+
+def test_never_from_zero_in_silence(trainings: Trainings, tmp_path: Path) -> None:
+    once = {"FAKE_DIE_AT_UPDATE": 25, "FAKE_DIE_ONCE": tmp_path / "once"}
+    assert trainings.run(**once)[0] == 1
+    for path in trainings.folder.glob("checkpoint_*.pt"):
+        path.write_bytes(b"")
+    for _ in range(2):  # and it stays refused
+        code, text = trainings.run(**once)
+        assert code == 1
+        assert "no checkpoint of this run can be read" in text
+        assert f"rm -r {trainings.folder}" in text
+    assert trainings.records("resumed_at") == [0]
+
+
+def test_a_half_written_metrics_line_is_dropped(trainings: Trainings, tmp_path: Path) -> None:
+    once = {"FAKE_DIE_AT_UPDATE": 35, "FAKE_DIE_ONCE": tmp_path / "once"}
+    assert trainings.run(**once)[0] == 1
+    with (trainings.folder / "metrics.jsonl").open("a") as handle:
+        handle.write('{"kind": "train", "update": 3')
+    assert trainings.run(**once)[0] == 0
+    assert trainings.updates("train") == list(range(1, 61))
+
+
+# ---- refusals ----
+
+
+def test_a_recipe_changed_half_way_is_refused_by_key(trainings: Trainings, tmp_path: Path) -> None:
+    once = {"FAKE_DIE_AT_UPDATE": 35, "FAKE_DIE_ONCE": tmp_path / "once"}
+    assert trainings.run(**once)[0] == 1
+    changed = recipe(lr=1e-4, dropout=0.3)
+    code, text = trainings.run(given=changed)
+    assert code == 1
+    assert "training.lr: 0.005 → 0.0001" in text
+    assert "training.dropout: 0.1 → 0.3" in text
+    assert f"rm -r {trainings.folder}" in text
+    assert trainings.records("resumed_at") == [0]
+    # changed back, it resumes; given up, it starts anew
+    assert trainings.run(**once)[0] == 0
+    assert trainings.records("resumed_at") == [0, 30]
+    # a finished run is in nobody's way
+    code, text = trainings.run(given=changed)
+    assert code == 0, text
+
+
+def test_giving_up_an_unfinished_run(trainings: Trainings, tmp_path: Path) -> None:
+    assert trainings.run(FAKE_DIE_AT_UPDATE=35)[0] == 1
+    code, text = trainings.run("--discard-unfinished", given=recipe(lr=1e-4))
+    assert code == 0, text
+    assert trainings.folder.name == json.loads((trainings.output / "model.json").read_text())["fingerprint"]
+
+
+def test_changed_data_is_refused_half_way(trainings: Trainings) -> None:
+    assert trainings.run(FAKE_DIE_AT_UPDATE=35)[0] == 1
+    (trainings.data_bin / "manifest.json").write_text('{"files": {"train.de-en.de.bin": "1"}}')
+    code, text = trainings.run()
+    assert code == 1
+    assert "the binarised data changed" in text
+
+
+def test_a_touched_file_changes_nothing(trainings: Trainings) -> None:
+    assert trainings.run()[0] == 0
+    (trainings.output / "model.json").unlink()
+    for path in trainings.data_bin.iterdir():
+        os.utime(path)
+    text = (trainings.data_bin / "manifest.json").read_text()
+    (trainings.data_bin / "manifest.json").write_text(json.dumps(json.loads(text), indent=4))
+    assert trainings.run()[0] == 0
+    assert len(trainings.records("arguments")) == 1
+
+
+def test_an_edited_run_json_is_refused_by_key(trainings: Trainings) -> None:
+    assert trainings.run(FAKE_DIE_AT_UPDATE=35)[0] == 1
+    path = trainings.folder / "run.json"
+    run = json.loads(path.read_text())
+    run["recipe"]["training"]["dropout"] = 0.9
+    path.write_text(json.dumps(run))
+    code, text = trainings.run()
+    assert code == 1
+    assert "training.dropout: 0.9 → 0.1" in text
+
+
+def test_missing_inputs_are_named(trainings: Trainings) -> None:
+    assert "model to go on from is missing" in trainings.run("--init", "nowhere.pt")[1]
+    (trainings.data_bin / "valid.de-en.de.idx").unlink()
+    code, text = trainings.run()
+    assert code == 1
+    assert "no valid text for en-de, de-en" in text
+    (trainings.data_bin / "dict.de.txt").unlink()
+    assert "no dictionary for de" in trainings.run()[1]
+    shutil.rmtree(trainings.data_bin)
+    assert "binarised data is missing" in trainings.run()[1]
+    assert not trainings.record.exists()
+
+
+# ---- failures of the trainer ----
+
+
+def test_a_loss_that_is_no_number_stops_training(trainings: Trainings) -> None:
+    code, text = trainings.run(FAKE_NAN_AT_UPDATE=23, FAKE_SECONDS_PER_UPDATE=0.02)
+    assert code == 1
+    assert "training loss is nan" in text
+    assert "update 23" in text
+    assert "training.lr" in text
+    assert not (trainings.output / "model.pt").exists()
+
+
+def test_fairseqs_own_complaint_names_update_and_directions(trainings: Trainings) -> None:
+    code, text = trainings.run(FAKE_RAISE_NAN_AT_UPDATE=23)
+    assert code == 1
+    assert "diverged after update 22" in text
+    assert "gradients are Nan/Inf" in text
+
+
+def test_the_trainers_last_words_are_shown(trainings: Trainings) -> None:
+    code, text = trainings.run(FAKE_EXIT="3:OSError: [Errno 28] No space left on device")
+    assert code == 1
+    assert "exit status 3" in text
+    assert "Errno 28" in text
+    assert "likely cause: the disk is full" in text
+    assert "starts again" in text
+    assert "Traceback" not in text
+
+
+def test_a_trainer_that_cannot_be_started(trainings: Trainings) -> None:
+    code, text = trainings.run("--trainer", "/nonexistent/trainer")
+    assert code == 1
+    assert "trainer cannot be started" in text
+
+
+def test_a_folder_that_cannot_be_written(trainings: Trainings, tmp_path: Path) -> None:
+    (tmp_path / "training").write_text("a file where a folder should be")
+    code, text = trainings.run()
+    assert code == 1
+    assert "cannot be read or written" in text
+    assert "Traceback" not in text
