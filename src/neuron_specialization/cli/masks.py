@@ -1,0 +1,311 @@
+"""Commands of the method: count activations, select neurons, compare masks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import MaskError
+from neuron_specialization.files import sha256_of, write_json
+from neuron_specialization.layer_tensors import present_directions
+
+if TYPE_CHECKING:
+    from neuron_specialization.masks import LayerMasks
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def listed(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
+    """``en-de,de-en`` → list; nothing given → empty list."""
+    names = [name.strip() for name in (value or "").split(",") if name.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise click.BadParameter(f"{', '.join(twice)} is listed twice")
+    return names
+
+
+def checked_directions(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
+    """As ``listed``, each a direction."""
+    return [str(Direction.parse(name)) for name in listed(context, parameter, value)]
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print columns aligned: the first to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+@click.command()
+@click.option("--checkpoint", type=FILE, required=True, help="The trained baseline (model.pt or fairseq's).")
+@click.option("--data-bin", required=True, help="Binarised text; shards joined by ':'.")
+@click.option(
+    "--langs", callback=listed, help="All languages in the model's order; default: the checkpoint's."
+)
+@click.option(
+    "--directions", callback=checked_directions, help="E.g. en-de,de-en; default: the checkpoint's."
+)
+@click.option("--split", default="valid", show_default=True, help="Which text.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Batch size, an upper bound.",
+)
+@click.option(
+    "--count-padding", is_flag=True, help="Count padding positions too, as the reference does (float32)."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float64", "float32"]),
+    default="float64",
+    show_default=True,
+    help="float64: counts independent of batches and machine. float32: quicker on most GPUs.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--output", type=FOLDER, required=True, help="Folder for <direction>.safetensors.")
+@click.option(
+    "--allow-unsafe-pickle",
+    is_flag=True,
+    help="Load a checkpoint that could run code; only if you trust its maker.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was counted as JSON.")
+def activations(
+    checkpoint: Path,
+    data_bin: str,
+    langs: list[str],
+    directions: list[str],
+    split: str,
+    max_tokens: int,
+    count_padding: bool,
+    precision: Any,
+    device: str,
+    output: Path,
+    allow_unsafe_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Count how often each neuron fires, for all directions in one process."""
+    from neuron_specialization.activations import count_activations, open_texts, write_activations
+    from neuron_specialization.checkpoints import load_checkpoint
+
+    started = time.monotonic()
+    model = load_checkpoint(checkpoint, unsafe=allow_unsafe_pickle)
+    directions = directions or model.directions
+    if not directions:
+        raise MaskError(
+            "the checkpoint names no directions", where=checkpoint, hint="give --directions en-de,de-en"
+        )
+    texts = open_texts(model, data_bin, directions, split=split, languages=langs)
+    metadata = {
+        "model_sha256": sha256_of(checkpoint),
+        "split": split,
+        "padding": "counted" if count_padding else "excluded",
+        "precision": "float32" if count_padding else precision,
+    }
+    if count_padding:
+        # without padding the counts do not depend on it, and equal counts should be equal files
+        metadata["max_tokens"] = str(max_tokens)
+    progress = Progress("activations", sum(text.positions for text in texts))
+    found: dict[str, Any] = {}
+    for name, counts in count_activations(
+        model,
+        texts,
+        max_tokens=max_tokens,
+        count_padding=count_padding,
+        precision=precision,
+        device=device,
+        on_batch=progress.advance,
+    ):
+        write_activations(output / f"{name}.safetensors", counts, {**metadata, "direction": name})
+        found[name] = {
+            "sentences": counts.sentences,
+            "skipped": counts.skipped,
+            "positions": dict(counts.positions),
+            "active": {layer: int(vector.sum()) for layer, vector in counts.layers.items()},
+        }
+        counted = sum(counts.positions.values())
+        progress.note(
+            f"{name}: {counts.sentences:,} sentences, {counted:,} positions ({len(found)}/{len(texts)})"
+        )
+        if counts.skipped:
+            why = "longer than the model's positions" + (
+                " or in no batch of fairseq's" if count_padding else ""
+            )
+            click.echo(f"warning: {name}: {counts.skipped} sentences left out ({why})", err=True)
+    if as_json:
+        ordered = {name: found[name] for name in directions}
+        report = {"output": str(output), "seconds": round(time.monotonic() - started, 3), **metadata}
+        click.echo(json.dumps({**report, "directions": ordered}, indent=2))
+
+
+@click.command()
+@click.option(
+    "--activations", "activation_folder", type=FOLDER, required=True, help="Folder of activation counts."
+)
+@click.option(
+    "--k", type=float, required=True, help="Percentage of all activations the kept neurons make up."
+)
+@click.option(
+    "--tie-break",
+    type=click.Choice(["index", "torch-sort"]),
+    default="index",
+    show_default=True,
+    help="Equal counts at the cut: the lower index, or the reference's order.",
+)
+@click.option("--packed", is_flag=True, help="One bit a neuron instead of one byte.")
+@click.option("--directions", callback=checked_directions, help="Default: all in the folder.")
+@click.option(
+    "--zero-shot",
+    callback=checked_directions,
+    help="Directions to compose from <src>-<pivot> and <pivot>-<tgt>.",
+)
+@click.option("--pivot", default="en", show_default=True, help="Of --zero-shot.")
+@click.option("--output", type=FOLDER, required=True, help="Folder for <direction>.safetensors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the shares kept as JSON.")
+def masks(
+    activation_folder: Path,
+    k: float,
+    tie_break: Any,
+    packed: bool,
+    directions: list[str],
+    zero_shot: list[str],
+    pivot: str,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Select the neurons each direction keeps."""
+    from neuron_specialization.activations import read_activations
+    from neuron_specialization.masks import LayerMasks, compose, select, write_masks
+
+    made: dict[str, LayerMasks] = {}
+
+    def selected(name: str) -> LayerMasks:
+        if name not in made:
+            path = activation_folder / f"{name}.safetensors"
+            counts, origin = read_activations(path)
+            if origin.get("direction", name) != name:
+                raise MaskError(f"the activations are of {origin['direction']}, not of {name}", where=path)
+            metadata = {
+                "method": "activations",
+                "direction": name,
+                "k": repr(k),
+                "tie_break": tie_break,
+                "activations_sha256": sha256_of(path),
+                **({"model_sha256": origin["model_sha256"]} if "model_sha256" in origin else {}),
+            }
+            layers = {layer: select(vector, k, tie_break) for layer, vector in counts.items()}
+            made[name] = LayerMasks(layers, metadata)
+            shapes = next(iter(made.values())).shapes
+            if made[name].shapes != shapes:
+                raise MaskError("layers or widths differ from the other directions'", where=path)
+        return made[name]
+
+    results = {name: selected(name) for name in directions or present_directions(activation_folder)}
+    for name in zero_shot:
+        direction = Direction.parse(name)
+        if pivot in (direction.source, direction.target):
+            raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
+        composed = compose(selected(f"{direction.source}-{pivot}"), selected(f"{pivot}-{direction.target}"))
+        results[name] = LayerMasks(composed.layers, {**composed.metadata, "direction": name})
+    for name, result in results.items():
+        write_masks(output / f"{name}.safetensors", result.layers, result.metadata, packed=packed)
+    if as_json:
+        shares = {
+            name: {layer: round(x, 6) for layer, x in result.kept.items()} for name, result in results.items()
+        }
+        click.echo(
+            json.dumps({"output": str(output), "k": k, "tie_break": tie_break, "kept": shares}, indent=2)
+        )
+    else:
+        print_kept(results)
+
+
+@click.command()
+@click.option("--masks", "mask_folder", type=FOLDER, required=True, help="Folder of masks.")
+@click.option("--output", type=FILE, required=True, help="JSON file.")
+@click.option("--directions", callback=checked_directions, help="Default: all in the folder.")
+@click.option("--pivot", help="Language the directions share; default: the one most of them have.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON too.")
+def overlap(mask_folder: Path, output: Path, directions: list[str], pivot: str | None, as_json: bool) -> None:
+    """Sparsity of the masks and their overlap (IoU) within and across branches."""
+    from neuron_specialization.masks import read_mask_folder
+    from neuron_specialization.overlap import likely_pivot
+    from neuron_specialization.overlap import overlap as describe
+
+    names = directions or present_directions(mask_folder)
+    found = read_mask_folder(mask_folder, names)
+    result = describe(found, pivot or likely_pivot(names))
+    write_json(output, result)
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    print_kept(found)
+    for group, values in result["groups"].items():
+        click.echo()
+        within, across = values["within"], values["across"]
+        rows = [
+            [layer, _number(within["iou"][layer]), _number(across["iou"][layer])]
+            for layer in result["neurons"]
+        ]
+        rows.append(["mean", _number(within["mean"]), _number(across["mean"])])
+        header = [f"IoU {group}", f"within ({within['pairs']} pairs)", f"across ({across['pairs']} pairs)"]
+        print_table(header, rows)
+
+
+def print_kept(results: dict[str, LayerMasks]) -> None:
+    """Print the share of neurons each direction keeps, per layer."""
+    layers = list(next(iter(results.values())).layers)
+    short = [layer.replace("coder.layers.", "c") for layer in layers]
+    rows = []
+    for name, result in results.items():
+        kept = result.kept
+        mean = sum(kept.values()) / len(kept)
+        rows.append([name, *(f"{kept[layer]:.3f}" for layer in layers), f"{mean:.3f}"])
+    print_table(["neurons kept", *short, "mean"], rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+class Progress:
+    """How far a stage is, on standard error: redrawn on a terminal outside CI, else a line every 10 s.
+
+    Args:
+        title: of the stage.
+        total: units of work.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.started = self.shown = time.monotonic()
+        self.live = sys.stderr.isatty() and not os.environ.get("CI")
+
+    def advance(self, units: int) -> None:
+        """Some more units are done."""
+        self.done += units
+        now = time.monotonic()
+        if now - self.shown < (0.2 if self.live else 10) or not self.done:
+            return
+        self.shown = now
+        speed = self.done / (now - self.started)
+        left = (self.total - self.done) / speed
+        line = f"{self.title}: {self.done / self.total:.0%}, {speed:,.0f} positions/s, {left:.0f} s left"
+        click.echo(f"\r\x1b[K{line}" if self.live else line, err=True, nl=not self.live)
+
+    def note(self, text: str) -> None:
+        """Write a line that stays."""
+        click.echo(("\r\x1b[K" if self.live else "") + f"{self.title}: {text}", err=True)

@@ -1,0 +1,62 @@
+"""The reference's specialised model and its compact form give the same logits over a whole test set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from neuron_specialization.activation_counting import batches
+from neuron_specialization.activations import open_texts
+from neuron_specialization.checkpoints import Checkpoint, load_checkpoint
+from neuron_specialization.compaction import compact
+from neuron_specialization.data_bin import tagged
+from neuron_specialization.frozen_transformer import FrozenTransformer
+from tests.conftest import shared_file
+from tests.golden.test_masks_oracle import oracle_masks
+
+
+def logits(checkpoint: Checkpoint, direction: str, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield [positions, V] per batch, real positions only, over the whole test split."""
+    model = FrozenTransformer(checkpoint, dtype)
+    (text,) = open_texts(checkpoint, shared_file("oracle", "data-bin"), [direction], split="test")
+    projection = checkpoint.parameters["decoder.embed_tokens.weight"].to(dtype)
+    for indices in batches(text, [text], 1024):
+        tokens, _ = tagged(text.source, indices, first=text.source_tag)
+        states, bias = model.encode(torch.from_numpy(tokens), lambda name, hidden: None)
+        tokens, real = tagged(text.target, indices, first=text.target_tag, shift=True)
+        features = model.decode(torch.from_numpy(tokens), states, bias, lambda name, hidden: None)
+        yield F.linear(features[torch.from_numpy(real)], projection)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_logits_of_the_compact_model_are_those_of_the_masked_one(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    direction = "en-de"
+    checkpoint = load_checkpoint(shared_file("oracle", "ns.pt"))
+    parameters = {name: value.to(dtype) for name, value in checkpoint.parameters.items()}
+    masks = {layer: torch.from_numpy(mask) for layer, mask in oracle_masks("masks.npz")[direction].items()}
+    zeroed = dict(parameters)
+    for layer, mask in masks.items():
+        zeroed[f"{layer}.fc1.weight"] = parameters[f"{layer}.fc1.weight"] * mask.unsqueeze(1)
+
+    masked = logits(replace(checkpoint, parameters=zeroed), direction, dtype)
+    narrow = logits(replace(checkpoint, parameters=compact(parameters, masks)), direction, dtype)
+    dense = logits(replace(checkpoint, parameters=parameters), direction, dtype)
+    positions, scale, worst, masking = 0, 1.0, 0.0, 0.0
+    for expected, found, unmasked in zip(masked, narrow, dense, strict=True):
+        positions += len(expected)
+        scale = max(scale, float(expected.abs().max()))
+        worst = max(worst, float((found - expected).abs().max()))
+        masking = max(masking, float((unmasked - expected).abs().max()))
+    assert positions == 9595
+    assert worst <= tolerance * scale, (worst, scale)
+    # the mask matters: without it the logits are others
+    assert masking > 0.1
+    assert np.mean([float(mask.float().mean()) for mask in masks.values()]) < 0.7
