@@ -227,15 +227,30 @@ def bootstrap_scores(
     Draws the segments that sacrebleu's ``_bootstrap_resample`` draws for the same seed and gives its scores
     (in float64, it in float32), one resample at a time: sacrebleu holds all at once, 24 numbers a segment.
     """
+    return bootstrap_table(metric, [statistics], samples, seed)[0]
+
+
+def bootstrap_table(
+    metric: Any, statistics: Sequence[Sequence[Sequence[float]]], samples: int, seed: int
+) -> list[list[float]]:
+    """Scores of several systems on the same resamples: system → ``samples`` scores.
+
+    Args:
+        metric: from ``build_metric``.
+        statistics: system → S segments → sacrebleu's sufficient statistics.
+        samples: number of resamples.
+        seed: of the drawing.
+    """
     import numpy as np
 
-    table = np.asarray(statistics, dtype=np.float64)
+    tables = [np.asarray(system, dtype=np.float64) for system in statistics]
+    segments = len(tables[0])
     generator = np.random.default_rng(seed)
-    scores = []
+    scores: list[list[float]] = [[] for _ in tables]
     for _ in range(samples):
-        drawn = generator.choice(len(table), size=len(table), replace=True)
-        counts = np.bincount(drawn, minlength=len(table))
-        scores.append(float(metric._compute_score_from_stats(counts @ table).score))
+        counts = np.bincount(generator.choice(segments, size=segments, replace=True), minlength=segments)
+        for system, table in zip(scores, tables, strict=True):
+            system.append(float(metric._compute_score_from_stats(counts @ table).score))
     return scores
 
 

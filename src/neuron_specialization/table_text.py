@@ -13,6 +13,8 @@ from neuron_specialization.tables import ALL, Mean, ScoreTable, delta_pairs
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
+
 GAP = "–"
 
 
@@ -203,3 +205,70 @@ def _styled(text: str, best: bool, gap: bool) -> str:
     if gap:
         return f"[red]{text}[/red]"
     return f"[bold]{text}[/bold]" if best else text
+
+
+def print_comparison(console: Console, result: Comparison) -> None:
+    """Print a comparison of two systems: every direction, then the groups; one table a metric."""
+    from rich import box
+    from rich.table import Table
+
+    confidence = f"{result.settings.confidence:.0%}"
+    for metric in result.settings.metrics:
+        shown = Table(
+            title=f"{label(metric)}, {result.testset}: {result.system} − {result.control}",
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        shown.add_column("direction", no_wrap=True)
+        for name in (
+            result.system,
+            result.control,
+            "Δ",
+            f"{confidence} interval",
+            "p, bootstrap",
+            "p, randomised",
+        ):
+            shown.add_column(name, justify="right", no_wrap=True)
+        rows = [row for row in result.directions if row.metric == metric]
+        for row in rows:
+            shown.add_row(
+                *(row.direction, number(row.score, metric), number(row.control_score, metric)),
+                *_difference_cells(row, metric),
+                _p_value(row.p_bootstrap_holm),
+                _p_value(row.p_randomisation_holm),
+            )
+        shown.add_section()
+        for group in result.groups:
+            if group.metric == metric and group.branch == ALL:
+                name = ", ".join(
+                    ["all" if group.group == ALL else group.group, *([group.tier] * (group.tier != ALL))]
+                )
+                shown.add_row(
+                    *(f"{name} ({group.directions})", "", f"better in {group.better}"),
+                    *_difference_cells(group, metric),
+                    _p_value(group.p),
+                    "",
+                    style="bold" if group.tier == ALL else None,
+                )
+        _print_whole(console, shown)
+        for signature in sorted({row.signature for row in rows}):
+            console.print(f"{label(metric)}: {signature}", style="dim", highlight=False, soft_wrap=True)
+    console.print(
+        "p of a direction: paired tests, corrected over the directions (Holm). p of a group: bootstrap of "
+        "the mean, drawing the same segments in every direction. * p < 0.05",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _difference_cells(row: DirectionResult | GroupResult, metric: str) -> tuple[str, str]:
+    low, high = number(row.low, metric, signed=True), number(row.high, metric, signed=True)
+    return number(row.delta, metric, signed=True), f"[{low}, {high}]".replace("[", "\\[")
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return GAP
+    return f"{value:.4f}{'*' if value < 0.05 else ' '}"

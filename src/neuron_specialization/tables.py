@@ -236,7 +236,7 @@ def summarise(table: ScoreTable, controls: Sequence[str] | None = None) -> list[
     controls = controls_of(table.systems) if controls is None else list(controls)
     means = []
     for testset in table.testsets:
-        for group, tier, branch, rows in _sets(table.directions):
+        for group, tier, branch, rows in direction_sets(table.directions):
             for metric in table.metrics:
                 values = {
                     system: [table.score(system, testset, row.direction, metric) for row in rows]
@@ -259,7 +259,7 @@ def summarise(table: ScoreTable, controls: Sequence[str] | None = None) -> list[
     return means
 
 
-def _sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, list[DirectionGroup]]]:
+def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, list[DirectionGroup]]]:
     """The sets of directions that get a mean: (group, tier, branch, directions)."""
     groups = list(dict.fromkeys(row.group for row in rows))
     tiers = list(dict.fromkeys(row.tier for row in rows))

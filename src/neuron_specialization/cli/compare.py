@@ -1,0 +1,93 @@
+"""The command that tests whether one system is better than another."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from neuron_specialization.cli.report import parse_groups
+from neuron_specialization.detokenize import DETOKENIZERS
+from neuron_specialization.directions import Direction
+from neuron_specialization.files import write_json
+from neuron_specialization.scoring import BOOTSTRAP_SEED
+from neuron_specialization.significance import Comparison, PairedFiles, Settings
+from neuron_specialization.significance import compare as compare_systems
+
+
+@click.command()
+@click.argument("system")
+@click.argument("control")
+@click.option(
+    "--translations",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Holds SYSTEM/TESTSET/DIRECTION.txt of both.",
+)
+@click.option(
+    "--texts", required=True, type=click.Path(path_type=Path), help="Holds the references, PAIR.LANGUAGE."
+)
+@click.option("--testset", required=True)
+@click.option(
+    "--groups", required=True, help="Every direction with its group, tier and branch: JSON or a file."
+)
+@click.option("--metrics", default="bleu,chrf++", show_default=True)
+@click.option(
+    "--detokenizer", type=click.Choice(DETOKENIZERS), default="none", show_default=True, help="As in score."
+)
+@click.option("--samples", default=1000, show_default=True, help="Bootstrap resamples.")
+@click.option("--trials", default=10_000, show_default=True, help="Approximate randomisation trials.")
+@click.option("--confidence", default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--seed", default=BOOTSTRAP_SEED, show_default=True)
+@click.option("--processes", type=click.IntRange(min=1), help="Directions at a time; default: all CPUs.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the comparison as JSON.")
+def compare(
+    system: str,
+    control: str,
+    translations: Path,
+    texts: Path,
+    testset: str,
+    groups: str,
+    metrics: str,
+    detokenizer: str,
+    samples: int,
+    trials: int,
+    confidence: float,
+    seed: int,
+    processes: int | None,
+    output: Path | None,
+) -> None:
+    """Test whether SYSTEM differs from CONTROL: paired bootstrap, paired approximate randomisation, Holm."""
+    rows = parse_groups(groups)
+    names = tuple(name.strip() for name in metrics.split(",") if name.strip())
+    files = [
+        PairedFiles(
+            row.direction,
+            translations / system / testset / f"{row.direction}.txt",
+            translations / control / testset / f"{row.direction}.txt",
+            texts / f"{Direction.parse(row.direction).pair}.{Direction.parse(row.direction).target}",
+        )
+        for row in rows
+    ]
+    settings = Settings(names, samples, trials, confidence, seed, detokenizer)
+    with click.progressbar(length=len(files), label="comparing", file=sys.stderr) as bar:
+        result = compare_systems(
+            *(system, control, testset, files, rows, settings),
+            processes=processes,
+            progress=lambda done, _: bar.update(1),
+        )
+    if output is not None:
+        write_json(output, result.as_json())
+    _print(result)
+
+
+def _print(result: Comparison) -> None:
+    from rich.console import Console
+
+    from neuron_specialization.table_text import print_comparison
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    print_comparison(console, result)

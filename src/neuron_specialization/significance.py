@@ -1,0 +1,327 @@
+"""Is one system better than another? Paired tests in each direction, and over groups of directions.
+
+In each direction, for each metric, by sacrebleu's own implementations:
+
+- paired bootstrap resampling (Koehn, 2004) and
+- paired approximate randomisation (Riezler and Maxwell, 2005),
+
+with Holm's correction over the directions, and a bootstrap interval of the difference. For a group of
+directions, the mean difference with the interval and p-value of a bootstrap that draws the same segments
+in every direction: test sets here are parallel over languages, so the directions are not independent.
+
+The tests see one training run of each system. They say whether another test set would show the
+difference again, not whether another seed would.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neuron_specialization.detokenize import detokenize
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import ScoringError
+from neuron_specialization.scoring import BOOTSTRAP_SEED, bootstrap_table, build_metric, read_texts
+from neuron_specialization.tables import DirectionGroup, direction_sets
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is computed: metrics, resamples, randomisation trials, confidence and seed."""
+
+    metrics: tuple[str, ...] = ("bleu", "chrf++")
+    samples: int = 1000
+    trials: int = 10_000
+    confidence: float = 0.95
+    seed: int = BOOTSTRAP_SEED
+    detokenizer: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.trials < 2:
+            raise ScoringError("a test needs at least 2 resamples and 2 trials", hint="use 1000 and 10000")
+        if not 0 < self.confidence < 1:
+            raise ScoringError(f"confidence {self.confidence} is not between 0 and 1")
+        if self.seed < 1:
+            # sacrebleu takes 0 for "no seed"
+            raise ScoringError(f"the seed is {self.seed}", hint="use a positive number")
+
+
+@dataclass(frozen=True)
+class DirectionResult:
+    """A comparison in one direction by one metric; ``delta`` = system − control.
+
+    ``low`` and ``high`` bound the bootstrap interval of the difference; p-values are two-sided, those
+    ending in ``_holm`` corrected over the directions (None until then).
+    """
+
+    direction: str
+    metric: str
+    segments: int
+    score: float
+    control_score: float
+    delta: float
+    low: float
+    high: float
+    p_bootstrap: float
+    p_randomisation: float
+    signature: str
+    p_bootstrap_holm: float | None = None
+    p_randomisation_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """The mean difference over a set of directions, its bootstrap interval and p-value."""
+
+    group: str
+    tier: str
+    branch: str
+    metric: str
+    directions: int
+    better: int
+    delta: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results of a system against a control on a test set."""
+
+    system: str
+    control: str
+    testset: str
+    settings: Settings
+    directions: list[DirectionResult]
+    groups: list[GroupResult]
+
+    def as_json(self) -> dict[str, Any]:
+        """What the comparison's file holds."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PairedFiles:
+    """The texts of one direction: two translations of the same source, and the reference."""
+
+    direction: str
+    hypothesis: Path
+    control: Path
+    reference: Path
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: the i-th smallest of m p-values times m − i, made monotone, at most 1."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        corrected[i] = largest
+    return corrected
+
+
+def paired_tests(
+    metric: Any,
+    name: str,
+    statistics: Sequence[Sequence[float]],
+    control_statistics: Sequence[Sequence[float]],
+    settings: Settings,
+) -> tuple[float, float]:
+    """Return the p-values of sacrebleu's paired bootstrap and paired approximate randomisation.
+
+    Equal to those of ``sacrebleu --paired-bs`` and ``--paired-ar`` for the same seed; the sufficient
+    statistics (S segments each) are not counted again for each test. Translations with the same statistics
+    in every segment get 1: sacrebleu, which counts only trials beyond the difference found, gives them
+    1/(trials + 1), its most significant value.
+    """
+    import numpy as np
+    from sacrebleu.significance import Result, _paired_ar_test, _paired_bs_test
+
+    control = np.asarray(control_statistics, dtype=np.float64)
+    baseline = {name: (control, Result(metric._aggregate_and_compute(control_statistics).score))}
+    counts = np.asarray(statistics, dtype=np.float64)
+    if np.array_equal(counts, control):
+        return 1.0, 1.0
+    counted = _Counted(metric, counts)
+    segments = [""] * len(control)
+    p_values = []
+    for test, number in ((_paired_bs_test, settings.samples), (_paired_ar_test, settings.trials)):
+        _, results = test(baseline, "", segments, None, {name: counted}, number, seed=settings.seed)
+        p_values.append(float(results[name].p_value))
+    return p_values[0], p_values[1]
+
+
+class _Counted:
+    """A metric whose statistics of the system are known already."""
+
+    def __init__(self, metric: Any, statistics: Any) -> None:
+        self._statistics = statistics
+        self._compute_score_from_stats = metric._compute_score_from_stats
+        self._aggregate_and_compute = metric._aggregate_and_compute
+
+    def _extract_corpus_statistics(self, hypotheses: Any, references: Any) -> Any:
+        return self._statistics
+
+
+def compare_direction(
+    files: PairedFiles, settings: Settings
+) -> tuple[list[DirectionResult], dict[str, list[float]]]:
+    """Compare two translations of one direction.
+
+    Returns:
+        (a result a metric, uncorrected; metric → the difference on every resample)
+
+    Raises:
+        ScoringError: a translation is missing or short.
+    """
+    direction = Direction.parse(files.direction)
+    texts = read_texts(files.hypothesis, files.reference)
+    control_texts = read_texts(files.control, files.reference)
+    hypotheses, controls, references = (
+        detokenize(lines, direction.target, settings.detokenizer)
+        for lines in (texts.hypotheses, control_texts.hypotheses, texts.references)
+    )
+    results, differences = [], {}
+    for name in settings.metrics:
+        metric = build_metric(name, direction)
+        statistics = [
+            metric._extract_corpus_statistics(lines, [references]) for lines in (hypotheses, controls)
+        ]
+        score, control_score = (float(metric._aggregate_and_compute(table).score) for table in statistics)
+        resampled = bootstrap_table(metric, statistics, settings.samples, settings.seed)
+        differences[name] = [a - b for a, b in zip(*resampled, strict=True)]
+        low, high = interval(differences[name], settings.confidence)
+        p_bootstrap, p_randomisation = paired_tests(metric, name, statistics[0], statistics[1], settings)
+        results.append(
+            DirectionResult(
+                direction=files.direction,
+                metric=name,
+                segments=len(references),
+                score=score,
+                control_score=control_score,
+                delta=score - control_score,
+                low=low,
+                high=high,
+                p_bootstrap=p_bootstrap,
+                p_randomisation=p_randomisation,
+                signature=_signature(metric, settings),
+            )
+        )
+    return results, differences
+
+
+def _signature(metric: Any, settings: Settings) -> str:
+    signature = metric.get_signature()
+    for key, value in (("bs", settings.samples), ("ar", settings.trials), ("seed", settings.seed)):
+        signature.update(key, value)
+    return str(signature.format())
+
+
+def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """The bounds that leave (1 − confidence)/2 of the values on either side."""
+    ordered = sorted(values)
+    tail = int(len(ordered) * (1 - confidence) / 2 + 1e-9)
+    return ordered[tail], ordered[-tail - 1]
+
+
+def bootstrap_p_value(values: Sequence[float]) -> float:
+    """Two-sided p-value of "the difference is zero": twice the smaller share of resamples beyond zero.
+
+    One is added to both counts, so that it is never zero (Davison and Hinkley, 1997, section 4.2).
+    """
+    below = sum(value <= 0 for value in values)
+    above = sum(value >= 0 for value in values)
+    return min(1.0, 2 * (min(below, above) + 1) / (len(values) + 1))
+
+
+def compare(
+    system: str,
+    control: str,
+    testset: str,
+    files: Sequence[PairedFiles],
+    groups: Sequence[DirectionGroup],
+    settings: Settings,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Compare two systems in every direction and over every group of directions.
+
+    Args:
+        system, control, testset: names, recorded.
+        files: the texts of every direction of ``groups``.
+        groups: the directions with group, tier and branch.
+        settings: metrics, samples, trials, confidence, seed.
+        processes: directions at a time; None takes every CPU this process may use.
+        progress: called with (directions done, directions in all).
+    """
+    absent = {row.direction for row in groups} - {item.direction for item in files}
+    if absent:
+        raise ScoringError(
+            f"no texts of {', '.join(sorted(absent))}: means are over all directions or not at all"
+        )
+    results: list[DirectionResult] = []
+    differences: dict[str, Mapping[str, Sequence[float]]] = {}
+    processes = min(processes or len(os.sched_getaffinity(0)), len(files))
+    with ProcessPoolExecutor(processes) as pool:
+        compared = pool.map(partial(compare_direction, settings=settings), files)
+        for item, (found, resampled) in zip(files, compared, strict=True):
+            results += found
+            differences[item.direction] = resampled
+            if progress is not None:
+                progress(len(differences), len(files))
+    corrected = [
+        row for name in settings.metrics for row in _corrected([r for r in results if r.metric == name])
+    ]
+    return Comparison(
+        system,
+        control,
+        testset,
+        settings,
+        corrected,
+        _group_results(groups, corrected, differences, settings),
+    )
+
+
+def _corrected(results: Sequence[DirectionResult]) -> list[DirectionResult]:
+    bootstrap = holm([row.p_bootstrap for row in results])
+    randomisation = holm([row.p_randomisation for row in results])
+    return [
+        DirectionResult(**(vars(row) | {"p_bootstrap_holm": bs, "p_randomisation_holm": ar}))
+        for row, bs, ar in zip(results, bootstrap, randomisation, strict=True)
+    ]
+
+
+def _group_results(
+    groups: Sequence[DirectionGroup],
+    results: Sequence[DirectionResult],
+    differences: Mapping[str, Mapping[str, Sequence[float]]],
+    settings: Settings,
+) -> list[GroupResult]:
+    deltas = {(row.metric, row.direction): row.delta for row in results}
+    found = []
+    for metric in settings.metrics:
+        for group, tier, branch, rows in direction_sets(groups):
+            of_set = [deltas[metric, row.direction] for row in rows]
+            resampled = [
+                sum(values) / len(rows)
+                for values in zip(*(differences[row.direction][metric] for row in rows), strict=True)
+            ]
+            low, high = interval(resampled, settings.confidence)
+            found.append(
+                GroupResult(
+                    *(group, tier, branch, metric, len(rows), sum(delta > 0 for delta in of_set)),
+                    delta=sum(of_set) / len(rows),
+                    low=low,
+                    high=high,
+                    p=bootstrap_p_value(resampled),
+                )
+            )
+    return found
