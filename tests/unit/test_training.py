@@ -60,7 +60,6 @@ def recipe(**training: Any) -> Recipe:
         "max_updates": MAX_UPDATES,
         "save_every": SAVE_EVERY,
         "validate_every": SAVE_EVERY,
-        **training,
     }
     return Recipe(
         system="baseline",
