@@ -74,6 +74,10 @@ def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
             lines.append("")
             lines += [f"`{signature}`" for signature in table.signatures(testset, metric)]
             lines.append("")
+        lines += [
+            f"- {line.strip()}" if line.startswith("  ") else f"{line}\n"
+            for line in _alternative_lines(table, testset)
+        ]
     lines.append("Means over directions; a mean is given only where every direction of its row has a score.")
     return lines
 
@@ -106,10 +110,27 @@ def print_tables(console: Console, table: ScoreTable, means: Sequence[Mean]) -> 
         for metric in table.metrics:
             for signature in table.signatures(testset, metric):
                 console.print(f"{label(metric)}: {signature}", style="dim", highlight=False, soft_wrap=True)
+        for line in _alternative_lines(table, testset):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         console.print()
     missing = table.missing()
     if missing:
         console.print(f"missing scores: {len(missing)}: {', '.join(missing)}", style="red", soft_wrap=True)
+
+
+def _alternative_lines(table: ScoreTable, testset: str) -> list[str]:
+    """The second reading of text in which Moses' tokenizer splits words, and which of the two compares."""
+    lines = []
+    for text in dict.fromkeys(score["alternative"]["text"] for score in table.alternatives(testset)):
+        scores = [score for score in table.alternatives(testset) if score["alternative"]["text"] == text]
+        above = scores[0]["compares_with_paper"] == "metrics"
+        which = "those above compare" if above else "these compare"
+        lines += ["", f"The same translations scored on text {text}; {which} with the paper's:"]
+        for score in scores:
+            metrics = score["alternative"]["metrics"].items()
+            values = "  ".join(f"{label(name)} {number(result['score'], name)}" for name, result in metrics)
+            lines.append(f"  {score['direction']} {score['system']}: {values}")
+    return lines
 
 
 def _width(console: Console, shown: Any) -> int:

@@ -60,6 +60,15 @@ class ScoreTable:
             if (system, testset, row.direction) not in self.scores
         ]
 
+    def alternatives(self, testset: str) -> list[dict[str, Any]]:
+        """The scores of a test set that have a second reading of the text (see ``scoring.score_all``)."""
+        return [
+            self.scores[system, testset, row.direction]
+            for row in self.directions
+            for system in self.systems
+            if "alternative" in self.scores.get((system, testset, row.direction), {})
+        ]
+
     def signatures(self, testset: str, metric: str) -> list[str]:
         """The signatures in use; more than one only where target languages need different tokenizers."""
         return sorted(
@@ -291,6 +300,9 @@ def write_scores_csv(path: str | Path, table: ScoreTable) -> None:
         fields += [metric, f"{metric}_low", f"{metric}_high"]
     fields += ["confidence", "detokenizer", "hypothesis_sha256", "reference_sha256"]
     fields += [f"{metric}_signature" for metric in table.metrics]
+    if any(table.alternatives(testset) for testset in table.testsets):
+        fields += [f"{metric}_alternative" for metric in table.metrics]
+        fields += ["alternative_text", "compares_with_paper"]
     with atomic_text(path) as handle:
         writer = csv.DictWriter(handle, fields, restval="", lineterminator="\n")
         writer.writeheader()
@@ -312,6 +324,11 @@ def _csv_row(table: ScoreTable, system: str, testset: str, row: DirectionGroup) 
         cells[f"{metric}_low"], cells[f"{metric}_high"] = _rounded(result["low"]), _rounded(result["high"])
         cells[f"{metric}_signature"] = result["signature"]
         cells["confidence"] = result["confidence"] if result["confidence"] is not None else ""
+    if "alternative" in score:
+        for metric, result in score["alternative"]["metrics"].items():
+            cells[f"{metric}_alternative"] = _rounded(result["score"])
+        cells["alternative_text"] = score["alternative"]["text"]
+        cells["compares_with_paper"] = score["compares_with_paper"]
     return cells
 
 

@@ -259,3 +259,29 @@ def test_command_refuses_bad_groups(scores: Path, tmp_path: Path, groups: str) -
         main(["tables", "--scores", str(scores), "--groups", groups, "--output", str(tmp_path / "tables")])
     assert stopped.value.code == 1
     assert not (tmp_path / "tables").exists()
+
+
+def test_both_readings_of_split_text_are_shown(
+    scores: Path, change: Callable[..., Path], tmp_path: Path
+) -> None:
+    metrics = score_json("ns", "de-en", 13.5)["metrics"]
+    for system in GAIN:
+        change(
+            *(system, "de-en"),
+            compares_with_paper="metrics",
+            alternative={"text": "as people write it", "metrics": metrics},
+        )
+    table = read_scores(scores, GROUPS)
+    means = summarise(table)
+    assert mean_of(means, "ns", "X→en", "high").mean == 23.0
+    write_scores_csv(tmp_path / "scores.csv", table)
+    rows = {(r["system"], r["direction"]): r for r in csv.DictReader((tmp_path / "scores.csv").open())}
+    assert (rows["ns", "de-en"]["bleu"], rows["ns", "de-en"]["bleu_alternative"]) == ("23.0000", "13.5000")
+    assert rows["ns", "de-en"]["compares_with_paper"] == "metrics"
+    assert rows["ns", "sv-en"]["bleu_alternative"] == ""
+    output = io.StringIO()
+    print_tables(Console(file=output, width=200), table, means)
+    assert "on text as people write it; those above compare with the paper's:" in output.getvalue()
+    assert "de-en ns: BLEU 13.50  chrF++ 27.00" in output.getvalue()
+    write_summary_markdown(tmp_path / "summary.md", table, means)
+    assert "- de-en ns: BLEU 13.50  chrF++ 27.00" in (tmp_path / "summary.md").read_text(encoding="utf-8")

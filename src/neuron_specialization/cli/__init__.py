@@ -80,7 +80,7 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run a command. Exit status: 0 done, 1 an error this package explains, 2 wrong usage, 130 interrupted."""
+    """Run a command. Exit status: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted."""
     try:
         return cli.main(args=arguments, prog_name="neuron-specialization", standalone_mode=False)
     except NeuronSpecializationError as error:

@@ -95,7 +95,7 @@ def tables(
     write_summary_markdown(output / "summary.md", table, means)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 200  # a log file wraps nothing
+        console.width = 100  # a log is read in terminals of any width: metrics one below the other
     print_tables(console, table, means)
     click.echo(f"written: {output}/scores.csv, summary.csv, summary.md")
 
