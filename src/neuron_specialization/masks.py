@@ -213,17 +213,21 @@ def read_mask_folder(
         written = masks.metadata.get("direction", name)
         if written != name:
             raise MaskError(f"the file is the mask of {written}, not of {name}", where=path)
-        if shapes is None:
-            shapes = masks.shapes
-        elif masks.shapes != dict(shapes):
-            raise MaskError(
-                f"masks do not fit: {_difference(masks.shapes, shapes)}",
-                where=path,
-                cause="they were made from different models",
-                hint="make all masks of a selection from one model",
-            )
+        shapes = masks.shapes if shapes is None else shapes
+        check_shapes(masks, shapes, path)
         result[name] = masks
     return result
+
+
+def check_shapes(masks: LayerMasks, shapes: Mapping[str, int], where: object) -> None:
+    """Refuse masks whose layers or widths are not ``shapes`` (layer name → d_ff), naming a difference."""
+    if masks.shapes != dict(shapes):
+        raise MaskError(
+            f"masks do not fit: {_difference(masks.shapes, shapes)}",
+            where=where,
+            cause="they were made from different models",
+            hint="make all masks of a selection from one model",
+        )
 
 
 def read_all_masks(

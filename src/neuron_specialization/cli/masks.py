@@ -188,7 +188,7 @@ def masks(
 ) -> None:
     """Select the neurons each direction keeps."""
     from neuron_specialization.activations import read_activations
-    from neuron_specialization.masks import LayerMasks, compose, select, write_masks
+    from neuron_specialization.masks import LayerMasks, check_shapes, compose, select, write_masks
 
     made: dict[str, LayerMasks] = {}
 
@@ -208,9 +208,7 @@ def masks(
             }
             layers = {layer: select(vector, k, tie_break) for layer, vector in counts.items()}
             made[name] = LayerMasks(layers, metadata)
-            shapes = next(iter(made.values())).shapes
-            if made[name].shapes != shapes:
-                raise MaskError("layers or widths differ from the other directions'", where=path)
+            check_shapes(made[name], next(iter(made.values())).shapes, path)
         return made[name]
 
     results = {name: selected(name) for name in directions or present_directions(activation_folder)}
