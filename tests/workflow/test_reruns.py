@@ -1,0 +1,178 @@
+"""What runs again after a change, and above all: what does not."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.workflow.runner import Workflow
+
+R = "results/smoke"
+DIRECTIONS = 4
+SYSTEMS = 3
+END = {"tables": 1, "all": 1}
+
+
+def test_a_second_run_does_nothing(finished: Workflow) -> None:
+    assert finished.plan().nothing_to_do
+
+
+def test_one_pair_again_runs_one_job(finished: Workflow) -> None:
+    target = f"{R}/scores/ns/heldout/de-en.json"
+    assert finished.plan("--forcerun", "score", "--", target).jobs == Counter(score=1)
+
+
+def test_one_pair_translated_again_runs_two_jobs(finished: Workflow) -> None:
+    target = f"{R}/scores/ns/heldout/de-en.json"
+    plan = finished.plan("--forcerun", "translate", "--", target)
+    assert plan.jobs == Counter(translate=1, score=1)
+    assert {"de-en" in message and "ns" in message for message in plan.messages()} == {True}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        f"{R}/corpus/train/*",
+        f"{R}/corpus/valid/*",
+        f"{R}/training/*/model.pt",
+        f"{R}/training/*/metrics.jsonl",
+        f"{R}/models/*/*/model.bin",
+        "downloads/*",
+    ],
+)
+def test_touching_a_large_file_trains_and_translates_nothing(finished: Workflow, pattern: str) -> None:
+    paths = list(finished.folder.glob(pattern))
+    assert paths
+    for path in paths:
+        path.touch()
+    assert not set(finished.plan().jobs) - {"training_figure", "all"}
+
+
+def edited_checkout(folder: Path) -> Path:
+    """A copy of the workflow's own files."""
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(REPOSITORY / name, folder)
+    for name in ("rules", "profiles", "envs", "configs"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    return folder
+
+
+def test_cosmetic_edits_of_the_rules_run_nothing(
+    finished: Workflow, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    finished.root = edited_checkout(tmp_path_factory.mktemp("checkout"))
+    rule_files = sorted((finished.root / "rules").glob("*.smk"))
+    for path in rule_files:
+        text = path.read_text(encoding="utf-8")
+        assert "python -m" in text or path.name in ("common.smk", "inputs.smk")
+        # a comment, another docstring, and more space in the command
+        text = text.replace("python -m neuron_specialization", "python  -m neuron_specialization")
+        text = text.replace("\n    output:", "\n    # a comment\n    output:")
+        text = re.sub(r'^(rule \w+:\n    """)', r"\1Now: ", text, flags=re.M)
+        path.write_text(f"# edited\n{text}", encoding="utf-8")
+    assert finished.plan().nothing_to_do
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--set-resources", "train_baseline:mem_mb=12000", "train_specialised:runtime=99"),
+        ("--set-threads", "train_baseline=1"),
+        ("--cores", "1"),
+        ("--resources", "gpu=3", "--set-resources", "train_baseline:gpu=3", "activations:device='cuda'"),
+    ],
+)
+def test_machine_matters_run_nothing(finished: Workflow, arguments: tuple[str, ...]) -> None:
+    assert finished.plan(*arguments).nothing_to_do
+
+
+# what is changed in the configuration → the jobs that run again
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "mirror": ({"mirror": "/mnt/mirror"}, {}),
+    "interval": ({"scoring": {"bootstrap_samples": 50}}, {"score": SYSTEMS * DIRECTIONS, **END}),
+    "beam": (
+        {"translation": {"beam": 4}},
+        {"translate": SYSTEMS * DIRECTIONS, "score": SYSTEMS * DIRECTIONS, **END},
+    ),
+    "k": (
+        {"masks": {"k95": {"k": 90}}},
+        {
+            **{"masks": 1, "overlap": 1, "mask_figures": 1, "train_specialised": 1, "export_masked": 1},
+            **{"training_figure": 1, "translate": DIRECTIONS, "score": DIRECTIONS, **END},
+        },
+    ),
+    "learning rate of one system": (
+        {"systems": {"continued": {"training": {"lr": 2e-3}}}},
+        {
+            **{"train_specialised": 1, "export_dense": 1, "training_figure": 1},
+            **{"translate": DIRECTIONS, "score": DIRECTIONS, **END},
+        },
+    ),
+    "learning rate of all specialised systems": (
+        {"finetuning": {"lr": 2e-3}},
+        {
+            **{"train_specialised": 2, "export_dense": 1, "export_masked": 1, "training_figure": 1},
+            **{"translate": 2 * DIRECTIONS, "score": 2 * DIRECTIONS, **END},
+        },
+    ),
+    "activations": (
+        {"activations": {"count_padding": True}},
+        {
+            **{"activations": 1, "masks": 1, "overlap": 1, "mask_figures": 1, "train_specialised": 1},
+            **{"export_masked": 1, "training_figure": 1, "translate": DIRECTIONS, "score": DIRECTIONS, **END},
+        },
+    ),
+    "another system": (
+        {"systems": {"longer": {"from": "baseline", "training": {"max_updates": 30}}}},
+        {
+            **{"train_specialised": 1, "export_dense": 1, "training_figure": 1},
+            **{"translate": DIRECTIONS, "score": DIRECTIONS, **END},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_changed_key_runs_its_users_and_what_follows(finished: Workflow, change: str) -> None:
+    overrides, jobs = CHANGES[change]
+    plan = finished.plan(overrides=overrides)
+    assert plan.status == 0, plan.output
+    assert plan.jobs == Counter(jobs), plan.output
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"corpus": {"heldout_size": 50}},
+        {"vocabulary": {"size": 600}},
+        {"training": {"dropout": 0.2}},
+        {"seed": 1},
+    ],
+)
+def test_what_the_models_are_made_of_trains_all(finished: Workflow, overrides: dict[str, Any]) -> None:
+    jobs = finished.plan(overrides=overrides).jobs
+    assert jobs["train_baseline"] == 1
+    assert jobs["train_specialised"] == 2
+    assert jobs["translate"] == SYSTEMS * DIRECTIONS
+
+
+def test_a_changed_manifest_trains_all(finished: Workflow) -> None:
+    # what training depends on: a small file, compared by its content
+    manifest = finished.folder / R / "binarized/manifest.json"
+    manifest.write_text("{}", encoding="utf-8")
+    jobs = finished.plan().jobs
+    assert jobs["train_baseline"] == 1
+    assert "binarize" not in jobs
+
+
+def test_a_lost_model_is_made_again_without_new_data(finished: Workflow) -> None:
+    (finished.folder / R / "training/ns/model.pt").unlink()
+    (finished.folder / R / "training/ns/model.json").unlink()
+    jobs = finished.plan(f"{R}/training/ns/model.json").jobs
+    assert jobs == Counter(train_specialised=1)
