@@ -71,13 +71,19 @@ def read_provenance(folder: Path) -> dict[str, Any]:
             cause="it was made by another tool or another version",
             hint="export the model again",
         )
-    for name, entry in provenance["files"].items():
+    if provenance["format"] != FORMAT:
+        raise TranslationError(
+            f"the model directory has format {provenance['format']}, this version reads format {FORMAT}",
+            where=folder,
+            hint="export the model again with this version",
+        )
+    for name, entry in {"model.bin": {}, **provenance["files"]}.items():
         file = folder / name
         if not file.is_file():
             raise TranslationError(f"the model directory lacks {name}", where=folder, hint="export it again")
-        if file.stat().st_size != entry["bytes"]:
+        if file.stat().st_size != entry.get("bytes"):
             raise TranslationError(
-                f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}",
+                f"{name} has {file.stat().st_size} bytes, not {entry.get('bytes')}",
                 where=folder,
                 cause="a copy or download that was cut short",
                 hint="copy it again, or export it again",
