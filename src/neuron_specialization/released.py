@@ -57,15 +57,23 @@ def take_over_model(
         MaskError: a specialised model without masks, or masks that are not its own.
     """
     output = Path(output)
+    if not Path(source).is_file():
+        raise CheckpointError(
+            "checkpoint is missing", where=source, hint="check systems: in the configuration"
+        )
     manifest = read_json(Path(data_bin) / "manifest.json")
     inputs = {"checkpoint": sha256_of(source), "data": hash_of(manifest)}
     output.mkdir(parents=True, exist_ok=True)
     with _single_checkpoint(Path(source), output) as path:
-        checkpoint = load_checkpoint(path, unsafe=unsafe)
-    checkpoint = dataclasses.replace(
-        checkpoint, path=Path(source), parameters=_single_precision(checkpoint.parameters)
-    )
+        checkpoint = dataclasses.replace(load_checkpoint(path, unsafe=unsafe), path=Path(source))
     _check_it_is(checkpoint, recipe, int(manifest["vocabulary_size"]))
+    checkpoint = dataclasses.replace(
+        checkpoint,
+        parameters=_single_precision(checkpoint.parameters),
+        languages=recipe.languages,
+        # what it was trained for and what is evaluated here may differ; later stages go by the latter
+        directions=recipe.directions,
+    )
     if masks is not None:
         found = read_all_masks(masks, recipe.masked_directions, shapes=_widths(checkpoint))
         _check_own_masks(checkpoint, found)
@@ -109,8 +117,6 @@ def take_over_model(
 @contextmanager
 def _single_checkpoint(source: Path, beside: Path) -> Iterator[Path]:
     """The checkpoint: the file itself, or the only ``.pt`` of an archive, unpacked for the moment."""
-    if not source.is_file():
-        raise CheckpointError("checkpoint is missing", where=source)
     if archive_format(source) is None:
         yield source
         return
