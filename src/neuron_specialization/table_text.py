@@ -78,6 +78,7 @@ def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
             f"- {line.strip()}" if line.startswith("  ") else f"{line}\n"
             for line in _alternative_lines(table, testset)
         ]
+        lines += [""] * bool(table.alternatives(testset))
     lines.append("Means over directions; a mean is given only where every direction of its row has a score.")
     return lines
 
