@@ -2,7 +2,7 @@
 
 
 rule masks:
-    """Select each direction's neurons: the fewest that make up {params.k} % of its activity."""
+    """Select neurons ({wildcards.selection}): per direction, the fewest with {params.k} % of the activity."""
     input:
         counts=rules.activations.output.counts,
     output:
