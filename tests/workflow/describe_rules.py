@@ -39,6 +39,7 @@ def main(snakefile: Path, config: Path) -> None:
                 "conda": str(rule.conda_env or ""),
                 "resources": [name for name in rule.resources if not name.startswith("_")],
                 "command": rule.shellcmd,
+                "local": rule.name in workflow._localrules,
                 "runs": rule.shellcmd is None and not rule.norun,
             }
             for rule in workflow.rules

@@ -111,6 +111,12 @@ def test_the_only_gpu_resource_is_gpu() -> None:
     assert not failing(all_rules(), lambda rule: {"gpus", "nvidia_gpu", "gres"} & set(rule["resources"]))
 
 
+def test_downloads_and_tables_stay_on_the_login_node() -> None:
+    # compute nodes often have no network, and a queue's wait is longer than these jobs
+    local = {rule["name"] for rule in commands() if rule["local"]}
+    assert local == {"fetch", "tables", "training_figure", "mask_figures"}
+
+
 def test_trainings_declare_what_they_need() -> None:
     trainings = [rule for rule in commands() if rule["name"] in TRAININGS]
     assert len(trainings) == 2

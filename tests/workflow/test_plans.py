@@ -1,0 +1,240 @@
+"""What would run: shipped configurations, engines, test sets, profiles; and what is refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from neuron_specialization.config import load_config
+from tests.conftest import REPOSITORY
+from tests.workflow.runner import Result, Workflow
+
+SHIPPED = [
+    "config.yaml",
+    *sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("configs/*.yaml")),
+]
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Workflow:
+    return Workflow(tmp_path)
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Workflow:
+    return Workflow(tmp_path, config=REPOSITORY / "configs/smoke.yaml")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
+    config = load_config(REPOSITORY / name)
+    started = time.monotonic()
+    plan = Workflow(tmp_path, config=REPOSITORY / name).plan()
+    seconds = time.monotonic() - started
+    assert plan.status == 0, plan.output
+    scores = len(config.systems) * len(config.all_directions()) * len(config.testsets)
+    assert plan.jobs["translate"] == plan.jobs["score"] == scores
+    trained = [system for system in config.systems.values() if system.checkpoint is None]
+    assert plan.jobs["train_baseline"] == sum(system.init is None for system in trained)
+    assert plan.jobs["train_specialised"] == sum(system.init is not None for system in trained)
+    assert plan.jobs["tables"] == 1
+    assert seconds < 30  # some 3 s on an idle machine
+
+
+def test_the_plan_says_what_would_train(demo: Workflow) -> None:
+    trainings = [message for message in demo.plan().messages() if message.startswith("Train ")]
+    models = [message for message in trainings if "updates" in message]
+    assert [message.split()[1].rstrip(",") for message in models] == ["baseline", "continued", "ns"]
+    updates = load_config(REPOSITORY / "config.yaml").training.max_updates
+    assert f"{updates:,} updates" in models[0]
+
+
+def test_one_pair_of_one_system_from_scratch(demo: Workflow) -> None:
+    jobs = demo.plan("--", "results/demo/scores/baseline/heldout/de-en.json").jobs
+    assert (jobs["train_baseline"], jobs["translate"], jobs["score"], jobs["export_dense"]) == (1, 1, 1, 1)
+    assert not {"train_specialised", "activations", "masks", "tables"} & set(jobs)
+
+
+@pytest.mark.parametrize(
+    ("target", "last", "never"),
+    [
+        ("data", "binarize", {"train_baseline", "export_dense", "score"}),
+        ("models", "export_masked", {"translate", "score", "tables"}),
+    ],
+)
+def test_named_targets(demo: Workflow, target: str, last: str, never: set[str]) -> None:
+    jobs = demo.plan("--", target).jobs
+    assert jobs[last] == 1
+    assert not never & set(jobs)
+
+
+def test_a_target_outside_the_configuration_is_refused(demo: Workflow) -> None:
+    # de-fr is not a direction of the demonstration: nothing may be planned for it
+    plan = demo.plan("--", "results/demo/scores/ns/heldout/de-fr.json")
+    assert plan.status != 0
+    assert "MissingRuleException" in plan.output
+
+
+def test_systems_without_masks_count_no_activations(smoke: Workflow, tmp_path: Path) -> None:
+    smoke.config = changed_config(
+        tmp_path, "configs/smoke.yaml", systems={"baseline": {}, "more": {"from": "baseline"}}
+    )
+    jobs = smoke.plan().jobs
+    assert not {"activations", "masks", "overlap", "mask_figures", "export_masked"} & set(jobs)
+    assert (jobs["train_baseline"], jobs["train_specialised"], jobs["export_dense"]) == (1, 1, 2)
+
+
+def test_the_fairseq_engine_needs_no_export(smoke: Workflow) -> None:
+    plan = smoke.plan("--printshellcmds", overrides={"translation": {"engine": "fairseq"}})
+    assert not {"export_dense", "export_masked"} & set(plan.jobs)
+    commands = re.findall(r"neuron_specialization translate +(.*)", plan.output)
+    assert len(commands) == 12
+    assert all("--engine fairseq --checkpoint results/smoke/training/" in command for command in commands)
+    masked = [command for command in commands if "--mask" in command]
+    assert len(masked) == 4
+    assert all("training/ns/" in command for command in masked)
+    assert all("--mask results/smoke/masks/k95/" in command for command in masked)
+
+
+def test_specialised_models_are_translated_with_their_own_direction(smoke: Workflow) -> None:
+    plan = smoke.plan("--printshellcmds")
+    for system in ("baseline", "continued", "ns"):
+        for direction in ("de-en", "en-es"):
+            folder = direction if system == "ns" else "dense"
+            model = f"--model results/smoke/models/{system}/{folder} +--direction {direction} "
+            assert re.search(model, plan.output), model
+
+
+def test_training_goes_on_from_its_baseline_under_its_masks(smoke: Workflow) -> None:
+    output = smoke.plan("--printshellcmds").output
+    trainings = re.findall(r"neuron_specialization train +(.*)", output)
+    assert len(trainings) == 3
+    by_system = {re.search(r'"system":"(\w+)"', line)[1]: line for line in trainings}  # type: ignore[index]
+    assert "--init" not in by_system["baseline"]
+    assert "--init results/smoke/training/baseline/model.pt" in by_system["continued"]
+    assert "--masks" not in by_system["continued"]
+    assert "--init results/smoke/training/baseline/model.pt" in by_system["ns"]
+    assert "--masks results/smoke/masks/k95 " in by_system["ns"]
+    assert all("--gpus 0 " in line for line in trainings)
+
+
+def test_testsets(smoke: Workflow, tmp_path: Path) -> None:
+    folder = tmp_path / "my tests"
+    testsets = {
+        "mine": {"source": "folder", "path": str(folder), "splits": ["dev"]},
+        "flores200": {"source": "flores200"},
+    }
+    plan = smoke.plan("--printshellcmds", overrides={"testsets": testsets})
+    assert plan.jobs["testset"] == 2
+    assert plan.jobs["score"] == 3 * 12
+    assert plan.jobs["fetch"] == 2  # the corpus and FLORES-200; a folder is not downloaded
+    assert f"--input '{folder}' " in plan.output
+    assert "--splits dev " in plan.output
+
+
+def test_local_text(tmp_path: Path) -> None:
+    text = tmp_path / "my-text"
+    text.mkdir()
+    for split in ("train", "valid", "test"):
+        for code in ("de", "en"):
+            (text / f"{split}.en-de.{code}").write_text("x\n", encoding="utf-8")
+    (text / "notes.txt").write_text("not text of a pair", encoding="utf-8")
+    overrides = {"languages": ["en", "de"], "corpus": {"path": str(text)}}
+    workflow = Workflow(tmp_path, config=REPOSITORY / "configs/local.yaml")
+    plan = workflow.plan("--verbose", "--printshellcmds", "--", "data", overrides=overrides)
+    assert plan.jobs["corpus"] == 1 and plan.jobs["fetch"] == 0
+    assert f"--source local             --input {text} " in plan.output
+    inputs = re.search(r"^rule corpus:\n    input: (.*)$", plan.output, re.M)
+    assert inputs and len(inputs[1].split(", ")) == 6
+
+
+def changed_config(folder: Path, name: str, **values: Any) -> Path:
+    """A copy of a shipped configuration with top-level keys replaced."""
+    config = yaml.safe_load((REPOSITORY / name).read_text(encoding="utf-8"))
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(config | values), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"trainning": {}}, "trainning: unknown key; did you mean 'training'?"),
+        ({"masks": {"k95": {"treshold": 95}}}, "masks.k95.treshold: unknown key"),
+        ({"masks": {"k95": {"k": 100.5}}}, "masks.k95.k:"),
+        ({"languages": ["en", "de; touch pwned"]}, "languages.1:"),
+    ],
+)
+def test_bad_configurations_are_refused(smoke: Workflow, overrides: dict[str, Any], told: str) -> None:
+    plan = smoke.plan(overrides=overrides)
+    assert plan.status != 0
+    assert told in plan.output
+    assert "Traceback" not in plan.output
+    assert not (smoke.folder / "results").exists()
+
+
+def test_several_problems_are_told_at_once(smoke: Workflow) -> None:
+    plan = smoke.plan(overrides={"trainning": {}, "model": {"d_modell": 8}, "seed": -1})
+    for told in ("trainning", "model.d_modell", "seed"):
+        assert told in plan.output
+
+
+def resources_of(plan: Result) -> dict[str, str]:
+    """Rule → the resources and threads that --verbose shows of its first job."""
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", plan.output, re.M)
+    shown = {}
+    for name, block in reversed(blocks):
+        shown[name] = " ".join(re.findall(r"^    (?:threads|resources): .*$", block, re.M))
+    return shown
+
+
+def test_the_default_profile_uses_no_gpu_and_all_cores(demo: Workflow) -> None:
+    shown = resources_of(demo.plan("--verbose", "--cores", "2"))
+    assert "gpu=0" in shown["train_baseline"] and "threads: 2" in shown["train_baseline"]
+    # two specialised systems train side by side on two cores
+    assert "gpu=0" in shown["train_specialised"] and "threads" not in shown["train_specialised"]
+    shown = resources_of(demo.plan("--verbose", "--cores", "12"))
+    assert "threads: 8" in shown["train_baseline"] and "threads: 6" in shown["train_specialised"]
+
+
+def test_the_gpu_profile_gives_trainings_gpus(demo: Workflow) -> None:
+    demo.profile = "gpu"
+    given = ("--set-resources", "train_baseline:gpu=4", "train_specialised:gpu=1", "activations:gpu=1")
+    plan = demo.plan("--verbose", "--printshellcmds", "--resources", "gpu=4", *given)
+    shown = resources_of(plan)
+    assert "gpu=4" in shown["train_baseline"] and "gpu=1" in shown["train_specialised"]
+    assert "gpu=0" in shown["translate"]
+    # the trainer gets what was granted
+    assert [
+        re.findall(r"--gpus (\d)", line)[0] for line in plan.output.splitlines() if "--gpus" in line
+    ] == list("411")
+
+
+def test_the_slurm_profile_asks_for_gpus_time_and_memory(demo: Workflow) -> None:
+    demo.profile = "slurm"
+    shown = resources_of(demo.plan("--verbose"))
+    for rule in ("train_baseline", "train_specialised"):
+        assert re.search(r"\bgpu=4\b", shown[rule])
+        assert re.search(r"\bnodes=1\b", shown[rule])
+        assert re.search(r"\bmem_mb=64000\b", shown[rule])
+    assert re.search(r"\bruntime=1440\b", shown["train_baseline"])
+    assert re.search(r"\bruntime=720\b", shown["train_specialised"])
+    assert re.search(r"\bruntime=60\b", shown["corpus"])
+
+
+def test_lint() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--lint", "--snakefile", str(REPOSITORY / "Snakefile")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
