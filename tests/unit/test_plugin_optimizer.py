@@ -83,7 +83,7 @@ def test_a_resumed_run_draws_the_same_pool() -> None:
         return pool.mask_like(torch.empty(1000))
 
     late = 5 * REFRESH_EVERY + 7
-    assert torch.equal(draw(list(range(0, late + 1, 16)) + [late]), draw([late]))
+    assert torch.equal(draw([*range(0, late + 1, 16), late]), draw([late]))
     assert not torch.equal(draw([late]), draw([late + REFRESH_EVERY]))
 
 
