@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,10 @@ def random_checkpoint(folder: Path, seed: int = 0, **settings: Any) -> Checkpoin
     )
 
 
-def write_data_bin(folder: Path, sentences: int = 23, longest: int = 19, seed: int = 0) -> Path:
-    """Text in three languages; de and es are translations of the same English."""
+def write_data_bin(
+    folder: Path, sentences: int = 23, longest: int = 19, seed: int = 0, *, multi_parallel: bool = True
+) -> Path:
+    """Text in three languages; de and es are translations of the same English if multi-parallel."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     for code in LANGUAGES:
@@ -106,7 +109,7 @@ def write_data_bin(folder: Path, sentences: int = 23, longest: int = 19, seed: i
     english = text()
     for code in ("de", "es"):
         write(f"valid.{code}-en.{code}", text())
-        write(f"valid.{code}-en.en", english)
+        write(f"valid.{code}-en.en", english if multi_parallel else text())
     return folder
 
 
@@ -174,6 +177,17 @@ def test_counts_are_those_of_fairseqs_model(tmp_path: Path, data_bin: Path, sett
         assert counts.layers["encoder.layers.0"].dtype == np.int64
 
 
+def test_directions_of_one_source_language_but_other_text_are_counted_apart(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(tmp_path)
+    folder = write_data_bin(tmp_path / "data-bin", multi_parallel=False)
+    together = open_texts(checkpoint, folder, ["en-de", "en-es"])
+    found = dict(count_activations(checkpoint, together, max_tokens=100))
+    for text in together:
+        expected = counted_by_fairseq(checkpoint, text)
+        for layer, vector in expected.items():
+            np.testing.assert_array_equal(found[str(text.direction)].layers[layer], vector)
+
+
 @pytest.mark.parametrize("encoder_tag", ["src", "tgt", None])
 @pytest.mark.parametrize("decoder_tag", [True, False])
 def test_tags_are_set_as_the_checkpoint_says(
@@ -209,12 +223,17 @@ def test_counts_do_not_depend_on_the_batch_size(tmp_path: Path, data_bin: Path, 
 
 def test_every_sentence_is_in_one_batch_and_batches_keep_to_the_bound(tmp_path: Path, data_bin: Path) -> None:
     texts = open_texts(random_checkpoint(tmp_path), data_bin, ["en-de", "en-es"])
-    for max_tokens in (1, 20, 55, 1000):
+    for max_tokens in (1, 20, 40, 55, 70, 90, 120, 150, 1000):
         made = list(batches(texts[0], texts, max_tokens))
         assert sorted(np.concatenate(made)) == list(range(23))
         for batch in made:
             longest = max(int(side.lengths[batch].max()) for t in texts for side in (t.source, t.target)) + 1
             assert len(batch) == 1 or len(batch) * longest <= max_tokens
+        # and none could have taken the first sentence of the next as well
+        for batch, following in pairwise(made):
+            more = np.append(batch, following[0])
+            longest = max(int(side.lengths[more].max()) for t in texts for side in (t.source, t.target)) + 1
+            assert len(more) * longest > max_tokens
 
 
 def test_padding_counts_only_where_it_is_asked_for(tmp_path: Path, data_bin: Path) -> None:
@@ -245,6 +264,11 @@ def test_sentences_longer_than_the_model_are_left_out_and_counted(tmp_path: Path
     assert 0 < fits.sum() < 23 and text.usable.tolist() == np.flatnonzero(fits).tolist()
     counts = dict(count_activations(checkpoint, [text], max_tokens=1000))["de-en"]
     assert counts.sentences == fits.sum() and counts.skipped == 23 - fits.sum()
+    # a sentence that just fits, with its tag, is read
+    longest = int(text.target.lengths.max()) + 1
+    for limit, left_out in ((longest, 0), (longest - 1, 1)):
+        (text,) = open_texts(random_checkpoint(tmp_path, max_target_positions=limit), data_bin, ["de-en"])
+        assert (len(text.usable) < 23) == bool(left_out)
     with pytest.raises(CorpusError, match="too long"):
         open_texts(random_checkpoint(tmp_path, max_source_positions=1), data_bin, ["de-en"])
 
@@ -259,7 +283,7 @@ def test_activations_that_are_no_numbers_are_refused(
     texts = open_texts(checkpoint, data_bin, ["en-de"])
     with pytest.raises(MaskError, match="not finite numbers") as caught:
         list(count_activations(checkpoint, texts, max_tokens=1000, count_padding=count_padding))
-    assert caught.value.where == "en-de" or str(caught.value.where) == "en-de"
+    assert str(caught.value.where) == "en-de"
 
 
 def test_a_model_with_other_layer_norms_is_counted_with_fairseqs_code_only(
