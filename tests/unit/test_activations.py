@@ -34,6 +34,7 @@ from neuron_specialization.checkpoints import (
 )
 from neuron_specialization.cli import cli
 from neuron_specialization.data_bin import Sentences, tagged
+from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, NeuronSpecializationError
 
 LANGUAGES = ["en", "de", "es"]
@@ -234,6 +235,15 @@ def test_every_sentence_is_in_one_batch_and_batches_keep_to_the_bound(tmp_path: 
             more = np.append(batch, following[0])
             longest = max(int(side.lengths[more].max()) for t in texts for side in (t.source, t.target)) + 1
             assert len(more) * longest > max_tokens
+
+
+def test_a_long_sentence_does_not_shorten_the_batches_after_its_own() -> None:
+    def side(*lengths: int) -> Sentences:
+        sizes = np.array(lengths)
+        return Sentences(np.zeros(sizes.sum(), dtype=np.uint16), np.cumsum(sizes) - sizes, sizes)
+
+    text = DirectionText(Direction("en", "de"), side(1, 2, 3, 3, 3), side(19, 3, 3, 3, 3), 5, 6, np.arange(5))
+    assert [batch.tolist() for batch in batches(text, [text], 20)] == [[0], [1, 2, 3, 4]]
 
 
 def test_padding_counts_only_where_it_is_asked_for(tmp_path: Path, data_bin: Path) -> None:
@@ -439,8 +449,6 @@ def test_counting_without_padding_does_not_import_fairseq(tmp_path: Path, data_b
 def test_texts_of_equal_length_but_other_words_are_not_taken_for_the_same(tmp_path: Path) -> None:
     write_mmap(tmp_path / "a", np.array([5, 6, 2], dtype=np.uint16), np.array([3], dtype=np.int32))
     write_mmap(tmp_path / "b", np.array([5, 7, 2], dtype=np.uint16), np.array([3], dtype=np.int32))
-    from neuron_specialization.directions import Direction
-
     keys = {
         DirectionText(
             Direction("en", "de"),
