@@ -5,6 +5,7 @@ Slower than CTranslate2 by a factor of three or so, but it needs no export and i
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -189,6 +190,8 @@ def open_checkpoint(
     """
     import torch
 
+    # fairseq tells on import which optional packages it lacks
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     from neuron_specialization.checkpoints import load_checkpoint
     from neuron_specialization.export import check_masks_belong
     from neuron_specialization.fairseq_models import read_dictionary

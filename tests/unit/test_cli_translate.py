@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from neuron_specialization.cli import cli
-from neuron_specialization.errors import CorpusError, TranslationError
+from neuron_specialization.errors import CorpusError, MaskError, TranslationError
 from neuron_specialization.translation import Translator
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 
@@ -135,6 +136,35 @@ def test_wrong_use(models: Path, tmp_path: Path) -> None:
 def test_int8_at_run_time(models: Path) -> None:
     result = run("translate", "--model", models, "--direction", "en-de", "--int8", *SEARCH, text=TEXT)
     assert result.stdout.count("\n") == 5
+
+
+def test_the_fairseq_engine_says_the_same(models: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
+    folder = models.parent
+    (tmp_path / "in.txt").write_text(TEXT)
+    common = ["--direction", "en-de", *SEARCH, "--input", tmp_path / "in.txt", "--json"]
+    checkpoint = ["--engine", "fairseq", "--checkpoint", folder / "m.pt", "--vocabulary", trained_vocabulary]
+    found = run("translate", *common, "--model", models).stdout.splitlines()
+    mask = ["--mask", folder / "masks" / "en-de.safetensors"]
+    expected = run("translate", *common, *checkpoint, *mask).stdout.splitlines()
+    for mine, other in zip(map(json.loads, found), map(json.loads, expected), strict=True):
+        assert (mine["source"], mine["translation"]) == (other["source"], other["translation"])
+        assert mine["score"] == pytest.approx(other["score"], abs=1e-4)
+    unmasked = run("translate", *common, *checkpoint).stdout.splitlines()
+    assert unmasked != expected
+    with pytest.raises(MaskError, match="does not fit the model"):
+        other = write_mask_folder(
+            tmp_path / "masks", random_masks({**SMALL, "encoder_layers": 1}, DIRECTIONS)
+        )
+        run("translate", *common, *checkpoint, "--mask", other / "en-de.safetensors")
+
+
+def test_many_threads_share_a_model(models: Path) -> None:
+    translator = Translator.load(models, threads=2)
+    lines = [f"{word} {number}" for number in range(10) for word in ("door", "light", "window")]
+    expected = translator.translate(lines, "en-de", max_length=12)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda line: translator.translate([line], "en-de", max_length=12)[0], lines))
+    assert found == expected
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:
