@@ -22,8 +22,8 @@ from neuron_specialization.data_bin import Ints, tagged
 from neuron_specialization.errors import MaskError
 from neuron_specialization.frozen_transformer import FrozenTransformer, not_covered
 
-# On a CPU larger batches are slower: hidden units no longer fit the caches.
-CPU_BATCH = 1024
+# On a CPU larger batches are slower: more padding, and hidden units no longer fit the caches.
+CPU_BATCH = 512
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from neuron_specialization.activation_counting import batches
 from neuron_specialization.activations import open_texts
-from neuron_specialization.checkpoints import Checkpoint, load_checkpoint
+from neuron_specialization.checkpoints import Checkpoint, build_model, load_checkpoint
 from neuron_specialization.compaction import compact
 from neuron_specialization.data_bin import tagged
 from neuron_specialization.frozen_transformer import FrozenTransformer
@@ -60,3 +60,29 @@ def test_logits_of_the_compact_model_are_those_of_the_masked_one(
     # the mask matters: without it the logits are others
     assert masking > 0.1
     assert np.mean([float(mask.float().mean()) for mask in masks.values()]) < 0.7
+
+
+def test_the_compact_parameters_load_into_fairseqs_model_and_it_computes_the_same() -> None:
+    checkpoint = load_checkpoint(shared_file("oracle", "ns.pt"))
+    masks = {layer: torch.from_numpy(mask) for layer, mask in oracle_masks("masks.npz")["en-de"].items()}
+    masked, narrow = build_model(checkpoint), build_model(checkpoint)
+    parameters = compact(dict(narrow.state_dict()), masks)
+    for layer, mask in masks.items():
+        masked.get_submodule(layer).fc1.weight.data[~mask] = 0
+        block = narrow.get_submodule(layer)
+        block.fc1 = torch.nn.Linear(128, int(mask.sum()))
+        block.fc2 = torch.nn.Linear(int(mask.sum()), 128)
+    narrow.load_state_dict(parameters, strict=True)
+    (text,) = open_texts(checkpoint, shared_file("oracle", "data-bin"), ["en-de"], split="test")
+    indices = np.arange(40)
+    source, _ = tagged(text.source, indices, first=text.source_tag)
+    previous, real = tagged(text.target, indices, first=text.target_tag, shift=True)
+    arguments = {
+        "src_tokens": torch.from_numpy(source),
+        "src_lengths": torch.from_numpy(text.source.lengths[indices] + 1),
+        "prev_output_tokens": torch.from_numpy(previous),
+    }
+    with torch.no_grad():
+        expected, found = (model.eval()(**arguments)[0][torch.from_numpy(real)] for model in (masked, narrow))
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    assert sum(p.numel() for p in narrow.parameters()) < 0.9 * sum(p.numel() for p in masked.parameters())
