@@ -483,7 +483,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
 
 def parse_recipe(text: str) -> Recipe:
     """Validate a recipe given as JSON (see recipe_of)."""
-    return _validated(Recipe, yaml.safe_load(text), "recipe")
+    return parse_spec(Recipe, text, "recipe")
 
 
 def parse_spec(kind: type[SectionT], text: str, what: str = "spec") -> SectionT:

@@ -1,0 +1,97 @@
+"""The command line: every command loads, explains itself, and fails as it should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from neuron_specialization import __version__
+from neuron_specialization.cli import COMMANDS, cli, main
+from neuron_specialization.errors import NeuronSpecializationError
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, as a rule does."""
+    import os
+
+    command = [sys.executable, "-m", "neuron_specialization", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_explains_itself(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.help and command.help.strip().splitlines()[0].endswith((".", ":"))
+    for parameter in command.params:
+        assert isinstance(parameter, click.Argument) or parameter.opts
+
+
+def test_help_lists_all_commands() -> None:
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert all(f"\n  {name} " in shown.stdout or f"\n  {name}\n" in shown.stdout for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert __version__ in capsys.readouterr().out
+
+
+def test_a_misspelt_command_names_the_nearest() -> None:
+    refused = run("scoer")
+    assert refused.returncode == 2
+    assert "Did you mean 'score'?" in refused.stderr
+
+
+def test_an_explained_error_has_status_1_and_no_traceback(tmp_path: Path) -> None:
+    arguments = ("score", "--direction", "de-en", "--hypothesis", "none", "--reference", "none")
+    failed = run(*arguments)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert "Traceback" not in failed.stderr
+    assert "Traceback" in run(*arguments, NEURON_SPECIALIZATION_TRACEBACK="1").stderr
+
+
+def test_wrong_usage_has_status_2() -> None:
+    assert run("train").returncode == 2
+    assert run("fetch", "homeassistant", "--nonsense").returncode == 2
+
+
+def test_an_error_says_what_where_why_and_what_next() -> None:
+    error = NeuronSpecializationError("no such file", where="a.txt", cause="a typo", hint="make env")
+    assert str(error) == "no such file\n  where: a.txt\n  likely cause: a typo\n  next: make env"
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m neuron_specialization --help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        (["score", "--help"], ["torch", "fairseq", "matplotlib", "pandas", "pydantic"]),
+        (["translate", "--help"], ["torch", "fairseq", "matplotlib", "pandas"]),
+        (["fetch", "--help"], ["torch", "fairseq", "matplotlib", "pandas", "gdown"]),
+        (["tables", "--help"], ["torch", "fairseq", "matplotlib"]),
+        (["masks", "--help"], ["fairseq", "matplotlib", "pandas"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_command_imports_only_what_it_uses(command: list[str], unneeded: list[str]) -> None:
+    # dozens of these processes start in a run
+    code = (
+        f"import sys; from neuron_specialization.cli import main; main({command!r});"
+        f"print('LOADED', [name for name in {unneeded!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stdout[-300:] + done.stderr[-300:]

@@ -1,0 +1,302 @@
+"""The configuration: closed, typed, consistent, and what is derived from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron_specialization.config import (
+    Config,
+    Recipe,
+    Training,
+    load_config,
+    parse_config,
+    parse_recipe,
+    parse_spec,
+    recipe_of,
+)
+from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
+from neuron_specialization.errors import ConfigError
+from tests.conftest import REPOSITORY
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    """A small valid configuration, with top-level keys replaced."""
+    base: dict[str, Any] = {
+        "experiment": "small",
+        "languages": ["en", "de", "es", "ru"],
+        "tiers": {"high": ["de"], "low": ["es", "ru"]},
+        "corpus": {"train_caps": {"high": 200, "low": 100}},
+        "training": {"max_updates": 50, "lr": 1e-3},
+        "finetuning": {"max_updates": 20},
+        "masks": {"k95": {"k": 95}, "k80": {"k": 80}},
+        "systems": {
+            "baseline": {},
+            "continued": {"from": "baseline", "training": {"lr": 2e-3}},
+            "ns": {"from": "baseline", "masks": "k95"},
+        },
+    }
+    return base | changes
+
+
+def parsed(**changes: Any) -> Config:
+    return parse_config(values(**changes))
+
+
+def test_the_default_configuration_is_as_the_commented_file_says() -> None:
+    config = load_config(REPOSITORY / "config.yaml")
+    assert len(config.all_directions()) == 18
+    assert list(config.systems) == ["baseline", "continued", "ns"]
+    assert config.systems["ns"].masks == "k95" and config.masks["k95"].k == 95
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sead": 1}, ["sead: unknown key; did you mean 'seed'?"]),
+        ({"model": {"dmodel": 4}}, ["model.dmodel: unknown key; did you mean 'd_model'?"]),
+        (
+            {"corpus": {"cleaning": {"max_word": 3}}},
+            ["corpus.cleaning.max_word", "did you mean 'max_words'?"],
+        ),
+        ({"masks": {"k95": {"kk": 3}}}, ["masks.k95.kk: unknown key", "valid here: k, tie_break"]),
+        ({"systems": {"b": {"form": "b"}}}, ["systems.b.form: unknown key; did you mean 'from'?"]),
+        ({"systems": {"b": {"training": {"lrr": 1}}}}, ["systems.b.training.lrr", "did you mean 'lr'?"]),
+        ({"testsets": {"t": {"sauce": "folder"}}}, ["testsets.t.sauce", "did you mean 'source'?"]),
+        ({"nothing_like_it_at_all": 1}, ["nothing_like_it_at_all: unknown key (valid here: experiment,"]),
+        ({"masks": {"k95": {"k": 0}}}, ["masks.k95.k", "greater than 0"]),
+        ({"masks": {"k95": {"k": 100.01}}}, ["masks.k95.k", "less than or equal to 100"]),
+        ({"training": {"lr": "fast"}}, ["training.lr", "'fast'"]),
+        ({"training": {"dropout": 1.0}}, ["training.dropout", "less than 1"]),
+        ({"training": {"lr": float("nan")}}, ["training.lr is not a finite number"]),
+        ({"training": {"adam_betas": [0.9]}}, ["training.adam_betas"]),
+        ({"languages": ["en"]}, ["at least two languages"]),
+        ({"languages": ["en", "de", "de"]}, ["listed twice: de"]),
+        ({"languages": ["en", "de; rm -rf ~", "es", "ru"]}, ["languages.1"]),
+        ({"experiment": "a/b"}, ["experiment"]),
+        ({"experiment": ".."}, ["experiment"]),
+        ({"pivot": "fr"}, ["pivot 'fr' is not among languages"]),
+        ({"directions": []}, ["directions: is empty"]),
+        ({"directions": ["en-de", "en-de"]}, ["directions: en-de is listed twice"]),
+        ({"directions": ["en-fr"]}, ["directions: en-fr uses 'fr', which languages: does not list"]),
+        ({"directions": ["en"]}, ["'en' is not a direction"]),
+        ({"directions": ["de-de"]}, ["translates a language into itself"]),
+        ({"tiers": {"high": ["fr"]}, "corpus": {}}, ["tiers.high: 'fr' is not among languages"]),
+        ({"tiers": {"high": ["de"], "low": ["de"]}}, ["'de' is in both high and low"]),
+        ({"corpus": {"train_caps": {"middle": 5}}}, ["no tier is called middle"]),
+        ({"corpus": {"source": "local"}}, ["set corpus.path"]),
+        ({"corpus": {"source": "internet"}}, ["corpus.source", "'internet'"]),
+        ({"model": {"d_model": 100, "heads": 3}}, ["model.heads (3) must divide model.d_model (100)"]),
+        ({"systems": {}}, ["systems: is empty"]),
+        ({"systems": {"ns": {"masks": "k95"}}}, ["systems.ns: masks need a trained model", "set from:"]),
+        ({"systems": {"a": {"from": "a"}}}, ["no other system is called 'a'"]),
+        ({"systems": {"a": {"from": "b"}}}, ["no other system is called 'b'"]),
+        (
+            {"systems": {"a": {}, "b": {"from": "a"}, "c": {"from": "b"}}},
+            ["systems.c.from: 'b' is not a baseline"],
+        ),
+        ({"systems": {"a": {}, "b": {"from": "a", "masks": "k9"}}}, ["no selection is called 'k9'"]),
+        (
+            {
+                "systems": {
+                    **{"a": {}, "b": {}},
+                    **{"c": {"from": "a", "masks": "k95"}, "d": {"from": "b", "masks": "k95"}},
+                }
+            },
+            ["masks are made from one baseline", "go on from a, b"],
+        ),
+        ({"testsets": {"t": {"source": "folder"}}}, ["needs path:"]),
+        ({"scoring": {"metrics": ["bleurt"]}}, ["scoring.metrics.0", "'bleurt'"]),
+    ],
+)
+def test_refused(changes: dict[str, Any], told: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(**changes)
+    for part in told:
+        assert part in str(caught.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(sead=1, model={"heads": -1}, scoring={"confidence": 2})
+    for part in ("sead", "model.heads", "scoring.confidence"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, [], "text", 3])
+def test_what_is_no_mapping_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigError):
+        parse_config(given)
+
+
+def test_k_of_100_and_just_above_0_are_allowed() -> None:
+    assert parsed(masks={"k95": {"k": 100}, "x": {"k": 1e-9}}).masks["k95"].k == 100
+
+
+def test_directions_around_the_pivot() -> None:
+    config = parsed()
+    assert [str(one) for one in config.all_directions()] == [
+        "en-de",
+        "en-es",
+        "en-ru",
+        "de-en",
+        "es-en",
+        "ru-en",
+    ]
+    assert config.pairs() == ["de-en", "en-es", "en-ru"]
+
+
+def test_listed_directions_keep_their_order() -> None:
+    config = parsed(directions=["ru-de", "de-ru", "en-de"], pivot=None)
+    assert [str(one) for one in config.all_directions()] == ["ru-de", "de-ru", "en-de"]
+    assert config.pairs() == ["de-ru", "de-en"]
+    assert [row["group"] for row in config.groups()] == ["X→Y"] * 3
+
+
+def test_groups() -> None:
+    rows = {row["direction"]: row for row in parsed().groups()}
+    assert rows["en-de"] == {"direction": "en-de", "group": "en→X", "tier": "high", "branch": "Germanic"}
+    assert rows["ru-en"] == {"direction": "ru-en", "group": "X→en", "tier": "low", "branch": "Slavic"}
+
+
+def test_a_language_in_no_tier_is_in_the_tier_all() -> None:
+    rows = {row["direction"]: row["tier"] for row in parsed(tiers={}, corpus={}).groups()}
+    assert set(rows.values()) == {"all"}
+
+
+def test_train_caps_of_a_pair_are_the_smaller_of_its_languages() -> None:
+    config = parsed(directions=["de-ru", "en-de", "en-ru"])
+    assert [config.train_cap(pair) for pair in ("de-ru", "de-en", "en-ru")] == [100, 200, 100]
+    assert parsed(corpus={}).train_cap("de-en") is None
+
+
+def test_training_of_layers_finetuning_and_the_systems_own() -> None:
+    config = parsed()
+    assert (config.training_of("baseline").max_updates, config.training_of("baseline").lr) == (50, 1e-3)
+    assert (config.training_of("continued").max_updates, config.training_of("continued").lr) == (20, 2e-3)
+    assert (config.training_of("ns").max_updates, config.training_of("ns").lr) == (20, 1e-3)
+
+
+def test_a_key_given_with_its_default_overrides() -> None:
+    # `dropout: 0.1` under finetuning: is a decision, though 0.1 is the default
+    config = parsed(training={"dropout": 0.3}, finetuning={"dropout": Training().dropout})
+    assert config.training_of("baseline").dropout == 0.3
+    assert config.training_of("ns").dropout == 0.1
+
+
+def test_mask_baseline() -> None:
+    systems = {"old": {}, "base": {}, "ns": {"from": "base", "masks": "k95"}}
+    assert parsed(systems=systems).mask_baseline() == "base"
+    assert parsed(systems={"old": {}, "base": {}}).mask_baseline() == "old"
+
+
+def test_the_recipe_survives_json_and_names_a_run() -> None:
+    recipe = recipe_of(parsed(), "ns")
+    again = parse_recipe(recipe.model_dump_json())
+    assert again == recipe
+    assert again.fingerprint(data="0" * 64) == recipe.fingerprint(data="0" * 64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {"seed": 1},
+            {"languages": ["de", "en", "es", "ru"]},
+            {"training": {"max_updates": 50, "lr": 1.1e-3}},
+        ),
+        *(
+            {"model": {"d_ff": 1024}},
+            {"directions": ["en-de"]},
+            {"finetuning": {"max_updates": 20, "dropout": 0}},
+        ),
+    ],
+)
+def test_the_fingerprint_tells_runs_apart(change: dict[str, Any]) -> None:
+    assert recipe_of(parsed(**change), "ns").fingerprint() != recipe_of(parsed(), "ns").fingerprint()
+    assert recipe_of(parsed(), "ns").fingerprint(data="a") != recipe_of(parsed(), "ns").fingerprint(data="b")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"translation": {"beam": 4}},
+        {"masks": {"k95": {"k": 90}}},
+        {"downloads": "/x"},
+        {"mirror": "/y"},
+        {"tiers": {}},
+    ],
+)
+def test_the_fingerprint_holds_only_what_changes_the_training(change: dict[str, Any]) -> None:
+    config = parsed(**{"corpus": {}, **change})
+    assert recipe_of(config, "ns").fingerprint() == recipe_of(parsed(), "ns").fingerprint()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"system": "a"}', "null", "!!python/object:os.system {}"])
+def test_broken_recipes_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_recipe(text)
+
+
+def test_specs_travel_as_json() -> None:
+    spec = corpus_spec_of(parsed())
+    assert parse_spec(CorpusSpec, spec.model_dump_json()) == spec
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        parse_spec(CorpusSpec, "{", "corpus spec")
+    with pytest.raises(ConfigError, match="unknown key"):
+        parse_spec(CorpusSpec, json.dumps(spec.model_dump(mode="json") | {"x": 1}))
+
+
+def test_files_merge_key_by_key(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(yaml.safe_dump(values()), encoding="utf-8")
+    second.write_text("training: {lr: 0.5}\nlanguages: [en, de, es, ru, fr]\n", encoding="utf-8")
+    config = load_config(first, second)
+    assert (config.training.lr, config.training.max_updates) == (0.5, 50)
+    assert config.languages[-1] == "fr"
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"- a\n- b\n", b"a: [", b"a: !!python/object/apply:os.system [ls]"]
+)
+def test_files_that_are_no_configuration_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_the_configuration_does_not_change_after_validation() -> None:
+    from pydantic import ValidationError
+
+    with pytest.raises(ValidationError):
+        parsed().seed = 3  # type: ignore[misc]
+
+
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(Config.model_fields)), yaml_values)
+def test_any_value_anywhere_is_accepted_or_refused_with_a_message(key: str, value: Any) -> None:
+    try:
+        config = parsed(**{key: value})
+    except ConfigError as error:
+        assert "next:" in str(error) or "finite" in str(error)
+    else:
+        assert isinstance(recipe_of(config, next(iter(config.systems))), Recipe)
