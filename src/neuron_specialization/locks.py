@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from neuron_specialization.errors import TrainingError
 
-# How long a dead trainer's own children (data loaders) may take to notice and let go of its lock.
+# How long the trainer of a wrapper that was killed, and its data loaders, may take to notice and end.
 RELEASE_SECONDS = 30.0
 
 
@@ -93,8 +93,8 @@ def _read_holder(path: Path) -> dict[str, Any]:
 def lock_training(path: Path, *, release_seconds: float = RELEASE_SECONDS) -> FileLock:
     """Lock a system's checkpoints for this process and the trainer it starts.
 
-    Refuses at once when a process that holds the lock is alive. When all the processes named in the lock
-    are dead, their children are about to let go of it: wait for that, up to ``release_seconds``.
+    Refuses at once when the process that took the lock is alive. When it is dead, the trainer it started was
+    told to end by the kernel and is about to let go of it: wait for that, up to ``release_seconds``.
 
     Raises:
         TrainingError: another process trains here, naming its id and host.
@@ -103,7 +103,7 @@ def lock_training(path: Path, *, release_seconds: float = RELEASE_SECONDS) -> Fi
     deadline = time.monotonic() + release_seconds
     while not lock.try_acquire():
         holder = lock.holder()
-        if time.monotonic() > deadline or not _all_dead(holder):
+        if time.monotonic() > deadline or not _is_dead(holder):
             raise TrainingError(
                 "this system is being trained already" + _by(holder),
                 where=path.parent,
@@ -126,11 +126,9 @@ def _how_to_stop(holder: Mapping[str, Any]) -> str:
     return f" (kill {' '.join(processes)} on {holder.get('host', 'its host')})" if processes else ""
 
 
-def _all_dead(holder: Mapping[str, Any]) -> bool:
-    """True if the processes named are certainly gone: on this host, and none of them exists."""
-    if holder.get("host") != socket.gethostname():
-        return False
-    return not any(_alive(holder[key]) for key in ("pid", "trainer") if key in holder)
+def _is_dead(holder: Mapping[str, Any]) -> bool:
+    """True if the process that took the lock is certainly gone: it was on this host, and does not exist."""
+    return holder.get("host") == socket.gethostname() and not _alive(holder.get("pid"))
 
 
 def _alive(process: Any) -> bool:

@@ -65,7 +65,9 @@ def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("odd", [Path("x"), argparse.ArgumentParser, os.getcwd], ids=["object", "class", "function"])
+@pytest.mark.parametrize(
+    "odd", [Path("x"), argparse.ArgumentParser, os.getcwd], ids=["object", "class", "function"]
+)
 def test_anything_off_the_list_is_refused(tmp_path: Path, odd: Any) -> None:
     state = fake.training_state(10)
     state["cfg"]["extra"] = odd

@@ -70,19 +70,25 @@ def test_a_child_that_inherits_it_goes_on_holding_it(tmp_path: Path) -> None:
     assert FileLock(tmp_path / "lock").try_acquire()
 
 
-def test_waits_for_the_children_of_the_dead(tmp_path: Path) -> None:
-    """A data loader outlives its killed trainer by seconds: not a second trainer, so wait for it."""
+@pytest.mark.parametrize("seconds", [1, 60])
+def test_waits_for_the_children_of_the_dead(tmp_path: Path, seconds: int) -> None:
+    """A trainer outlives its killed wrapper by a moment, a data loader by seconds; not for ever."""
     lock = FileLock(tmp_path / "lock")
     assert lock.try_acquire()
-    loader = subprocess.Popen(["sleep", "1"], pass_fds=[lock.descriptor])
+    child = subprocess.Popen(["sleep", str(seconds)], pass_fds=[lock.descriptor])
     lock.release()
     gone = subprocess.Popen(["true"])
     gone.wait()
     facts = json.loads((tmp_path / "lock").read_text())
-    (tmp_path / "lock").write_text(json.dumps({**facts, "pid": gone.pid, "trainer": gone.pid}))
-    with lock_training(tmp_path / "lock", release_seconds=20) as taken:
-        assert taken.holder()["pid"] == os.getpid()
-    loader.wait()
+    (tmp_path / "lock").write_text(json.dumps({**facts, "pid": gone.pid, "trainer": child.pid}))
+    if seconds == 1:
+        with lock_training(tmp_path / "lock", release_seconds=20) as taken:
+            assert taken.holder()["pid"] == os.getpid()
+    else:
+        with pytest.raises(TrainingError, match="trained already"):
+            lock_training(tmp_path / "lock", release_seconds=1)
+    child.kill()
+    child.wait()
 
 
 def test_a_holder_on_another_host_counts_as_alive(tmp_path: Path) -> None:

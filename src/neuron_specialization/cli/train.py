@@ -24,11 +24,7 @@ from neuron_specialization.errors import TrainingError
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads a process."
 )
 @click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
-    help="Data-loading processes a trainer.",
+    "--workers", type=click.IntRange(min=0), help="Processes that load data. [default: 2 a GPU, 0 on a CPU]"
 )
 @click.option("--trainer", metavar="COMMAND", help="Take this instead of fairseq-train (same arguments).")
 @click.option(

@@ -17,12 +17,13 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.fairseq_plugin.data import PackedPairs
 from neuron_specialization.fairseq_plugin.model import MaskedTransformer
+from neuron_specialization.fairseq_plugin.safeguards import Safeguards
 
 logger = logging.getLogger(__name__)
 
 
 @register_task("neuron_specialization")
-class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
+class NeuronSpecializationTask(Safeguards, TranslationMultiSimpleEpochTask):
     """See the module's text."""
 
     @staticmethod

@@ -1,0 +1,223 @@
+"""Training with fairseq itself, on a corpus of seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neuron_specialization.checkpoint_export import fairseq_state
+from neuron_specialization.checkpoints import load_checkpoint, write_model
+from neuron_specialization.config import Recipe
+from neuron_specialization.errors import TrainingError
+from neuron_specialization.masks import write_masks
+from neuron_specialization.trainer_arguments import PLUGIN
+from neuron_specialization.training import train
+from tests.slow.tiny_corpus import DIRECTIONS, LANGUAGES, tiny_recipe, write_data_bin
+
+PRECISE = (sys.executable, str(Path(__file__).with_name("precise_fairseq_train.py")))
+
+
+@pytest.fixture(scope="module")
+def data_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data_bin(tmp_path_factory.mktemp("tiny") / "data-bin")
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, generator = tmp_path_factory.mktemp("tiny") / "masks", np.random.default_rng(2)
+    for direction in DIRECTIONS:
+        layers = {
+            name: generator.random(32) < 0.5
+            for name in ("encoder.layers.0", "encoder.layers.1", "decoder.layers.0")
+        }
+        write_masks(folder / f"{direction}.safetensors", layers, {"direction": direction})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def baseline(data_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained baseline's model.pt."""
+    output = tmp_path_factory.mktemp("tiny") / "baseline"
+    train(tiny_recipe(), data_bin, output, stream=io.StringIO())
+    return output / "model.pt"
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(output: Path, kind: str) -> dict[int, float]:
+    return {record["update"]: record["loss"] for record in metrics(output) if record["kind"] == kind}
+
+
+def start(recipe: Recipe, data_bin: Path, output: Path, *extra: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "neuron_specialization", "train", "--recipe", recipe.model_dump_json()),
+            *("--data-bin", str(data_bin), "--output", str(output), *extra),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_killed(recipe: Recipe, data_bin: Path, output: Path, *extra: str) -> None:
+    """Run to the first checkpoint after update 10, and kill the wrapper; the trainer goes with it."""
+    process = start(recipe, data_bin, output, *extra)
+    deadline = time.monotonic() + 180
+    while not any((output / "checkpoints").glob("*/checkpoint_*_20.pt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("kind", ["fast", "stock", "masked"])
+def test_a_killed_run_ends_as_an_uninterrupted_one(
+    kind: str, data_bin: Path, baseline: Path, masks: Path, tmp_path: Path
+) -> None:
+    """To the last bit: the same model.pt, the same losses, though dropout and sampling are random."""
+    recipe = tiny_recipe(implementation="stock" if kind == "stock" else "fast", dropout=0.2, max_updates=45)
+    inputs: dict[str, Path] = {"init": baseline, "masks": masks} if kind == "masked" else {}
+    whole = train(recipe, data_bin, tmp_path / "whole", stream=io.StringIO(), **inputs)
+    flags = [text for name, path in inputs.items() for text in (f"--{name}", str(path))]
+    run_killed(recipe, data_bin, tmp_path / "killed", *flags)
+    text = io.StringIO()
+    resumed = train(recipe, data_bin, tmp_path / "killed", stream=text, **inputs)
+    assert "resuming at update" in text.getvalue()
+    assert losses(tmp_path / "killed", "valid") == losses(tmp_path / "whole", "valid")
+    assert losses(tmp_path / "killed", "train") == losses(tmp_path / "whole", "train")
+    assert resumed["model_sha256"] == whole["model_sha256"]
+
+
+@pytest.mark.parametrize("embeddings", ["shared", "decoder-tied"])
+def test_fast_losses_are_those_of_stock_fairseq(embeddings: str, data_bin: Path, tmp_path: Path) -> None:
+    """50 updates, dropout 0, same data, arguments and seed: every loss equal to 1e-4 relative."""
+    settings: dict[str, Any] = {"max_updates": 50, "dropout": 0.0, "save_every": 25, "validate_every": 25}
+    for name in ("stock", "fast"):
+        recipe = tiny_recipe(implementation=name, model={"embeddings": embeddings}, **settings)
+        train(recipe, data_bin, tmp_path / name, trainer=PRECISE, stream=io.StringIO())
+    stock, fast = losses(tmp_path / "stock", "train"), losses(tmp_path / "fast", "train")
+    assert list(stock) == list(range(1, 51))
+    assert max(abs(fast[update] / stock[update] - 1) for update in stock) < 1e-4
+    assert stock[50] < stock[1] - 0.5  # and it learns
+    for update, loss in losses(tmp_path / "stock", "valid").items():
+        assert losses(tmp_path / "fast", "valid")[update] == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_stock_run_is_fairseqs_own_code(data_bin: Path, tmp_path: Path) -> None:
+    """What the comparison above compares with: no class of ours takes part."""
+    train(
+        tiny_recipe(implementation="stock", max_updates=1, warmup_updates=1),
+        data_bin,
+        tmp_path,
+        stream=io.StringIO(),
+    )
+    (log,) = tmp_path.glob("checkpoints/*/train.log")
+    text = log.read_text()
+    for line in (
+        "task: TranslationMultiSimpleEpochTask",
+        "model: TransformerModel",
+        "criterion: LabelSmoothed",
+    ):
+        assert line in text
+
+
+def generate(model: Path, data_bin: Path, direction: str, *extra: str) -> list[str]:
+    """The H and P lines of fairseq-generate."""
+    source, target = direction.split("-")
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "fairseq_cli.generate", str(data_bin), "--path", str(model)),
+            *("--langs", ",".join(LANGUAGES), "--lang-pairs", ",".join(DIRECTIONS)),
+            *(
+                "--source-lang",
+                source,
+                "--target-lang",
+                target,
+                "--encoder-langtok",
+                "src",
+                "--decoder-langtok",
+            ),
+            *("--beam", "3", "--max-len-b", "20", "--cpu", "--gen-subset", "test", *extra),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return [line for line in run.stdout.splitlines() if line[:2] in ("H-", "P-")]
+
+
+def test_stock_fairseq_generates_from_a_published_model(data_bin: Path, baseline: Path) -> None:
+    """A dense model.pt opens without anything of ours: torch's safe loading, fairseq's own classes."""
+    lines = generate(baseline, data_bin, "en-de", "--task", "translation_multi_simple_epoch")
+    assert len(lines) == 16  # 8 sentences
+
+
+@pytest.mark.parametrize("batching", ["mixed", "single-direction"])
+def test_a_specialised_model_generates_as_its_folded_self(
+    batching: str, data_bin: Path, baseline: Path, masks: Path, tmp_path: Path
+) -> None:
+    """With --user-dir, and as the plain fairseq checkpoint with one direction's mask folded in: the same."""
+    facts = train(
+        tiny_recipe(batching=batching, max_updates=20),
+        data_bin,
+        tmp_path,
+        init=baseline,
+        masks=masks,
+        stream=io.StringIO(),
+    )
+    assert set(facts["inputs"]) == {"data", "init", "masks"}
+    checkpoint = load_checkpoint(tmp_path / "model.pt")
+    assert list(checkpoint.masks) == DIRECTIONS
+    direction = "de-en" if batching == "mixed" else "en-nl"
+    user_dir = ("--user-dir", str(PLUGIN))
+    specialised = generate(
+        tmp_path / "model.pt", data_bin, direction, *user_dir, "--task", "neuron_specialization"
+    )
+    write_model(tmp_path / "dense.pt", fairseq_state(checkpoint, direction), plain=False)
+    folded = generate(
+        tmp_path / "dense.pt", data_bin, direction, *user_dir, "--task", "translation_multi_simple_epoch"
+    )
+    assert len(specialised) == len(folded) == 16
+    for ours, theirs in zip(specialised, folded, strict=True):
+        (name, *scores), (expected_name, *expected) = ours.split("\t"), theirs.split("\t")
+        assert name == expected_name
+        if name.startswith("H-"):  # score, text
+            assert float(scores[0]) == pytest.approx(float(expected[0]), abs=1e-4)
+            assert scores[1] == expected[1]
+        else:  # a score a piece
+            values = [float(value) for value in scores[0].split()]
+            assert values == pytest.approx([float(value) for value in expected[0].split()], abs=1e-3)
+
+
+def test_patience_is_counted_across_a_kill(data_bin: Path, tmp_path: Path) -> None:
+    """Started anew, fairseq forgets how long it has waited; the plugin keeps that in the checkpoint."""
+    recipe = tiny_recipe(lr=1e-12, dropout=0.0, patience=3, max_updates=200)
+    run_killed(recipe, data_bin, tmp_path / "killed")
+    train(recipe, data_bin, tmp_path / "killed", stream=io.StringIO())
+    # validated at 10 (best), 20, 30, 40: the third time without a better loss
+    assert max(losses(tmp_path / "killed", "valid")) == 40
+
+
+@pytest.mark.parametrize("implementation", ["stock", "fast"])
+def test_a_real_divergence_is_reported(implementation: str, data_bin: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(lr=1e30, warmup_updates=1, implementation=implementation)
+    with pytest.raises(TrainingError, match="diverged after update") as caught:
+        train(recipe, data_bin, tmp_path, stream=io.StringIO())
+    assert "learning rate is too high" in str(caught.value)
+    if implementation == "fast":  # the plugin says whose batch it was
+        assert any(direction in caught.value.what for direction in DIRECTIONS)
+    assert not (tmp_path / "model.pt").exists()
