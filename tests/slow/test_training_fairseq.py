@@ -24,6 +24,8 @@ from neuron_specialization.trainer_arguments import PLUGIN
 from neuron_specialization.training import train
 from tests.slow.tiny_corpus import DIRECTIONS, LANGUAGES, tiny_recipe, write_data_bin
 
+pytestmark = pytest.mark.slow
+
 PRECISE = (sys.executable, str(Path(__file__).with_name("precise_fairseq_train.py")))
 
 
