@@ -1,0 +1,113 @@
+"""The files around the code agree with it: requirements, environments, citation, version."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from neuron_specialization import __version__
+from tests.conftest import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCK = (REPOSITORY / "requirements/lock.txt").read_text(encoding="utf-8")
+PINS = dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", LOCK, re.M))
+TORCH = re.fullmatch(r"torch==(\S+)\n", (REPOSITORY / "requirements/torch.txt").read_text(encoding="utf-8"))
+
+
+def canonical(requirement: str) -> str:
+    """``types-PyYAML>=6`` → ``types-pyyaml``."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found, requirement
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def test_the_lock_pins_every_dependency() -> None:
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    assert {canonical(one) for one in wanted} - set(PINS) == {"torch"}
+
+
+def test_torch_is_pinned_apart_and_brings_no_cuda_into_the_lock() -> None:
+    assert TORCH
+    assert not [name for name in PINS if name == "torch" or name.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_the_lock_satisfies_the_ranges() -> None:
+    from packaging.requirements import Requirement
+
+    for text in PROJECT["dependencies"]:
+        requirement = Requirement(text)
+        version = TORCH[1] if TORCH and requirement.name == "torch" else PINS[canonical(text)]
+        assert requirement.specifier.contains(version), text
+
+
+def test_every_pin_has_hashes() -> None:
+    blocks = re.split(r"^(?=[a-z0-9])", LOCK, flags=re.M)[1:]
+    assert len(blocks) == len(PINS) > 100
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+@pytest.mark.parametrize("name", ["workflow", "comet"])
+def test_environments_agree_with_the_pins(name: str) -> None:
+    environment = yaml.safe_load((REPOSITORY / f"envs/{name}.yaml").read_text(encoding="utf-8"))
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    dependencies = environment["dependencies"]
+    python = next(one for one in dependencies if isinstance(one, str) and one.startswith("python="))
+    assert python == "python=3.11"
+    pip = next(one["pip"] for one in dependencies if isinstance(one, dict))
+    assert TORCH and f"torch=={TORCH[1]}" in pip
+    if name == "workflow":
+        # the same lock as `make env`; paths are relative to the file
+        assert "--requirement ../requirements/lock.txt" in pip and "--editable .." in pip
+        assert (REPOSITORY / "envs/../requirements/lock.txt").is_file()
+    else:
+        assert all("==" in one or "<" in one for one in pip), "unpinned"
+
+
+def test_versions_agree() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert PROJECT["version"] == __version__ == citation["version"]
+    assert PROJECT["license"] == citation["license"] == "MIT"
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## Unreleased" in changelog or f"## {__version__}" in changelog
+
+
+def test_the_citation_is_complete() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "preferred-citation"} <= set(citation)
+    assert citation["preferred-citation"]["doi"] == "10.18653/v1/2024.emnlp-main.374"
+
+
+def test_ci_runs_the_documented_command_and_nothing_else() -> None:
+    lines = (REPOSITORY / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert [line for line in lines[1:] if not line.startswith("#")] == [
+        "set -euo pipefail",
+        'cd "$(dirname "$0")/.."',
+        "make test",
+    ]
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yaml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    classifiers = [re.search(r"3\.\d+$", line) for line in PROJECT["classifiers"]]
+    assert job["strategy"]["matrix"]["python"] == [found[0] for found in classifiers if found]
+    assert "make test" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_pre_commit_runs_what_lint_runs() -> None:
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    entries = [hook["entry"].split()[0] for repo in hooks["repos"] for hook in repo["hooks"]]
+    assert set(entries) == {"ruff", "mypy", "snakefmt"}
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for tool in ("ruff check .", "ruff format --check .", "mypy", "snakefmt --check", "snakemake --lint"):
+        assert f"$(BIN)/{tool}" in makefile
+
+
+@pytest.mark.parametrize(
+    "target", ["env", "demo", "smoke", "plan", "test", "test-fast", "lint", "lock", "clean"]
+)
+def test_make_has_the_documented_targets(target: str) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:.*##", makefile, re.M)
