@@ -6,11 +6,14 @@ import gzip
 import io
 import os
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from neuron_specialization.corpora import archives
 from neuron_specialization.corpora.archives import archive_format, safe_extract
@@ -195,6 +198,43 @@ def test_zip_that_declares_less_than_it_holds(tmp_path: Path) -> None:
     data[entry + 24 : entry + 28] = (10).to_bytes(4, "little")
     path.write_bytes(data)
     assert_refused(path, tmp_path / "out", "damaged")
+
+
+def test_zip_that_declares_more_than_it_holds(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", ("f", b"x" * 1000))
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = (1001).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert_refused(path, tmp_path / "out", "damaged")
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.xz", "zip"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_ends_in_an_error_of_ours(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    """Bytes changed at random: it unpacks inside its folder, or it is refused with an explanation."""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        path = Path(folder) / f"a.{suffix}"
+        if suffix == "zip":
+            make_zip(path, ("d/f", b"text " * 50), ("g", b"1"))
+        else:
+            mode = {"tar": "w:", "tar.gz": "w:gz", "tar.xz": "w:xz"}[suffix]
+            link = info("d/l", kind=tarfile.SYMTYPE, link="f")
+            make_tar(path, (info("d/f"), b"text " * 50), (link, b""), (info("g"), b"1"), mode=mode)
+        content = bytearray(path.read_bytes())
+        # the end of a plain tar is padding
+        size = min(len(content), 3000)
+        for position in data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=6)):
+            content[position] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+        work = Path(folder) / "work"
+        work.mkdir()
+        try:
+            safe_extract(path, work / "out", max_bytes=LIMIT)
+        except DownloadError:
+            assert list(work.iterdir()) == []
+        assert sorted(each.name for each in Path(folder).iterdir()) == [path.name, "work"]
 
 
 def test_tar_header_of_absurd_size(tmp_path: Path) -> None:

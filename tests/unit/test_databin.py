@@ -214,6 +214,15 @@ def test_a_foreign_segmentation_model_is_refused(source: Path, output: Path, tmp
         call(source, output, vocabulary=tmp_path / "vocabulary", segmentation=model)
 
 
+def test_the_segmentation_model_of_an_earlier_configuration_goes(
+    source: Path, output: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "vocabulary" / "spm.model").write_bytes(b"of other text")
+    call(source, output, vocabulary=tmp_path / "vocabulary")
+    assert [path.name for path in (tmp_path / "vocabulary").iterdir()] == ["dict.txt"]
+
+
 def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.bin"
     content = bytearray(range(256)) * 40_000

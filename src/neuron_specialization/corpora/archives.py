@@ -8,11 +8,13 @@ the archives of this project hold data.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -33,6 +35,13 @@ RATIO_FREE_BYTES = 64 << 20
 # No header of a tar archive is larger than a few kB; one that claims more is meant to fill the memory.
 _MAX_READ = 8 << 20
 _BLOCK = 512
+
+# What the standard library raises on archives that are damaged, or made to be so. RuntimeError and
+# NotImplementedError: zipfile, on encryption and on methods it does not know.
+_DAMAGE = (
+    *(OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error),
+    *(ValueError, OverflowError, IndexError, KeyError, RuntimeError, NotImplementedError),
+)
 
 Format = Literal["zip", "gzip", "bzip2", "xz", "tar"]
 
@@ -57,7 +66,7 @@ def _is_checkpoint(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except _DAMAGE:
         return False
     return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in names)
 
@@ -112,15 +121,14 @@ def _explained(archive: Path) -> Iterator[None]:
         yield
     except EOFError:
         raise _damaged(archive, "it ends too early") from None
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-        raise _damaged(archive, str(error)) from None
-    except (NotImplementedError, RuntimeError) as error:
-        # zipfile: an unknown compression, or encryption
-        raise DownloadError(f"the archive cannot be unpacked: {error}", where=archive) from None
     except OSError as error:
-        if error.errno is None:  # bz2's "Invalid data stream"
+        if (
+            error.errno is None or error.errno == errno.EINVAL
+        ):  # bz2's "Invalid data stream", an absurd offset
             raise _damaged(archive, str(error)) from None
         raise DownloadError(f"unpacking failed: {error.strerror}", where=error.filename or archive) from None
+    except _DAMAGE as error:
+        raise _damaged(archive, str(error)) from None
 
 
 def _damaged(archive: Path, why: str) -> DownloadError:
