@@ -347,8 +347,8 @@ class Config(Section):
         masked = {system.init for system in self.systems.values() if system.masks}
         if len(masked) > 1:
             raise ValueError(
-                f"systems: masks are made from one baseline, but those with masks: go on from {_listed(masked)}; "
-                "give each baseline its own experiment"
+                "systems: masks are made from one baseline, but those with masks: go on from "
+                f"{_listed(masked)}; give each baseline its own experiment"
             )
 
     # ---- derived, never typed twice ----
