@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuron_specialization.export import export_system
+from neuron_specialization.data_bin import read_parallel
+from neuron_specialization.directions import Direction
+from neuron_specialization.export import export_system, read_symbols
 from neuron_specialization.files import read_lines
 from neuron_specialization.translation import SearchOptions, Translator
 from neuron_specialization.translation_fairseq import open_checkpoint
+from tests.conftest import shared_file
 from tests.fakes.models import SMALL, random_masks, write_random_model
 
 PIECES = [f"p{number}" for number in range(30)]
@@ -80,6 +83,29 @@ def test_random_models(variant: str, masked: bool, tmp_path: Path) -> None:
                     assert mine.score == pytest.approx(other.score, abs=1e-4)
     # every one is the same where this was written; rounding elsewhere may tip a tie
     assert len(different) <= 0.005 * 2 * len(SEARCHES) * len(lines), different
+
+
+@pytest.mark.slow
+def test_oracle_baseline(tmp_path: Path) -> None:
+    """Real text under the oracle's dense baseline: 100 test sentences of each of four directions."""
+    data_bin = shared_file("oracle", "data-bin")
+    checkpoint = shared_file("oracle", "baseline.pt")
+    vocabulary = tmp_path / "vocabulary"
+    vocabulary.mkdir()
+    (vocabulary / "dict.txt").symlink_to(data_bin / "dict.en.txt")
+    directions = ["de-en", "en-de", "es-en", "en-es"]
+    export_system(checkpoint, vocabulary, tmp_path, directions=directions, input_format="pieces")
+    ctranslate2 = Translator.load(tmp_path / "dense", threads=2, input_format="pieces")
+    fairseq = open_checkpoint(checkpoint, vocabulary, threads=2, input_format="pieces")
+    symbols = read_symbols(vocabulary, [])
+    different = []
+    for name in directions:
+        source, _ = read_parallel(data_bin, "test", Direction.parse(name))
+        sentences = [source[index] for index in range(100)]
+        lines = [" ".join(symbols[token] for token in tokens[:-1]) for tokens in sentences]  # without </s>
+        pairs = zip(ctranslate2.translate(lines, name), fairseq.translate(lines, name), strict=True)
+        different += [(name, mine, other) for mine, other in pairs if mine != other]
+    assert len(different) <= 2, different  # none of all 1,600 where this was written
 
 
 def _systems() -> list[str]:
