@@ -90,17 +90,18 @@ def _read_holder(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def lock_training(path: Path, *, release_seconds: float = RELEASE_SECONDS) -> FileLock:
+def lock_training(path: Path, *, release_seconds: float | None = None) -> FileLock:
     """Lock a system's checkpoints for this process and the trainer it starts.
 
     Refuses at once when the process that took the lock is alive. When it is dead, the trainer it started was
-    told to end by the kernel and is about to let go of it: wait for that, up to ``release_seconds``.
+    told to end by the kernel and is about to let go of it: wait for that, up to ``release_seconds`` (default:
+    RELEASE_SECONDS).
 
     Raises:
         TrainingError: another process trains here, naming its id and host.
     """
     lock = FileLock(path)
-    deadline = time.monotonic() + release_seconds
+    deadline = time.monotonic() + (RELEASE_SECONDS if release_seconds is None else release_seconds)
     while not lock.try_acquire():
         holder = lock.holder()
         if time.monotonic() > deadline or not _is_dead(holder):

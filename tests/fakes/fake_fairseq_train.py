@@ -21,6 +21,7 @@ Environment:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import filecmp
 import json
 import os
@@ -32,7 +33,9 @@ from pathlib import Path
 
 
 def say(text: str, tag: str = "fairseq_cli.train") -> None:
-    print(f"2026-01-01 00:00:00 | INFO | {tag} | {text}", flush=True)
+    # as logging does: a reader that went away is no reason to stop
+    with contextlib.suppress(BrokenPipeError):
+        print(f"2026-01-01 00:00:00 | INFO | {tag} | {text}", flush=True)
 
 
 def number(name: str, default: float) -> float:

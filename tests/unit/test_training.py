@@ -24,6 +24,7 @@ from unittest import mock
 import pytest
 import torch
 
+from neuron_specialization import locks
 from neuron_specialization.checkpoints import load_checkpoint
 from neuron_specialization.cli import main
 from neuron_specialization.config import Model, Recipe, Training
@@ -306,6 +307,27 @@ def test_nothing_runs_twice(trainings: Trainings) -> None:
     assert len(trainings.records("arguments")) == 1
 
 
+def test_a_trainer_that_outlives_its_wrapper_keeps_others_out(
+    trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is the trainer's, too: one that does not end when it is told to still holds it."""
+    process = trainings.start(FAKE_IGNORE_TERM=1, FAKE_SECONDS_PER_UPDATE=1)
+    wait_for(lambda: trainings.record.exists() and "resumed_at" in trainings.record.read_text())
+    process.kill()
+    process.communicate(timeout=60)
+    (pid,) = trainings.records("pid")
+    try:
+        monkeypatch.setattr(locks, "RELEASE_SECONDS", 1.0)
+        code, text = trainings.run()
+        assert code == 1
+        assert "trained already" in text
+        assert f"kill {process.pid} {pid} on" in text
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert len(trainings.records("arguments")) == 1
+    assert trainings.run()[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_passed_on(trainings: Trainings, number: signal.Signals) -> None:
     process = trainings.start(FAKE_SECONDS_PER_UPDATE=0.1)
@@ -440,6 +462,7 @@ def test_a_loss_that_is_no_number_stops_training(trainings: Trainings) -> None:
     assert "training loss is nan" in text
     assert "update 23" in text
     assert "training.lr" in text
+    assert "done training" not in (trainings.folder / "train.log").read_text()  # it was stopped
     assert not (trainings.output / "model.pt").exists()
 
 
