@@ -346,7 +346,8 @@ def test_no_server(entry: CatalogueEntry, run: Run) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    run.fails(replace(entry, url=f"http://127.0.0.1:{port}/thing.bin"), "no connection")
+    error = run.fails(replace(entry, url=f"http://127.0.0.1:{port}/thing.bin"), "no connection")
+    assert "are kept" not in str(error) and "by hand" in str(error)
 
 
 def redirect(target: str) -> Step:
@@ -530,6 +531,19 @@ def test_gdrive_quota(server: Server, drive: CatalogueEntry, run: Run) -> None:
     error = run.fails(drive, "quota for this file is exceeded")
     assert f"by hand from https://drive.google.com/file/d/{drive.url}/view" in str(error)
     assert "mirror:" in str(error)
+
+
+def test_gdrive_out_of_reach(
+    drive: CatalogueEntry, run: Run, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> requests.Response:
+        raise requests.exceptions.ConnectionError("[Errno -2] Name or service not known')")
+
+    monkeypatch.setattr(requests.Session, "get", unreachable)
+    monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
+    error = run.fails(drive, r"Google Drive: no connection \(Name or service not known\)")
+    assert "by hand" in str(error)
+    assert run.leftovers == []
 
 
 def test_gdrive_through_a_mirror(server: Server, drive: CatalogueEntry, run: Run, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from neuron_specialization.corpora.transfer import (
     check_disk_space,
     explain_html,
     human_bytes,
+    plain_problem,
     refuse_html,
 )
 from neuron_specialization.errors import DownloadError
@@ -286,17 +287,38 @@ def _from_gdrive(entry: CatalogueEntry, output: Path, report: Report, patience: 
                 report(f"{entry.file}: the file on Google Drive changed or does not continue; starting over")
                 shutil.rmtree(folder)
                 continue
-            raise _gdrive_error(entry, str(error)) from None
+            raise _gdrive_error(entry, error) from None
         except (requests.exceptions.RequestException, KeyError, OSError) as error:
-            raise _gdrive_error(entry, str(error)) from None
+            raise _gdrive_error(entry, error) from None
+        finally:
+            _remove_if_empty(folder)
     try:
         return _publish(entry, target, output, entry.page, report)
     finally:
         shutil.rmtree(folder)
 
 
-def _gdrive_error(entry: CatalogueEntry, text: str) -> DownloadError:
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder of a download of which nothing has come."""
+    if folder.is_dir() and not any(path.stat().st_size for path in folder.iterdir()):
+        shutil.rmtree(folder)
+
+
+def _gdrive_error(entry: CatalogueEntry, error: BaseException) -> DownloadError:
+    import requests
+
+    text = str(error)
     lower = text.lower()
+    if "incomplete" in lower:
+        return DownloadError(
+            f"{entry.file}: Google Drive: the connection broke off, the download is incomplete",
+            where=entry.page,
+            hint="run the same command again: what has come is kept and it goes on from there",
+        )
+    # gdown wraps what requests raised when it has tried often enough
+    for problem in (error, error.__cause__):
+        if isinstance(problem, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
+            return DownloadError(f"{entry.file}: Google Drive: {plain_problem(problem)}", where=entry.page)
     if "too many users" in lower or "quota" in lower or "many accesses" in lower:
         what = "Google Drive's download quota for this file is exceeded, or it is not public"
     elif "cannot retrieve" in lower or "permission" in lower:

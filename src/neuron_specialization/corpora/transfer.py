@@ -234,7 +234,7 @@ class HttpDownload:
                 except _TRANSIENT_ERRORS as error:
                     if isinstance(error, requests.exceptions.SSLError):
                         raise DownloadError(f"no trustworthy connection: {error}", where=self.url) from None
-                    problem, wait = _plain(error), 0.0
+                    problem, wait = plain_problem(error), 0.0
                 except _TransientError as error:
                     problem, wait = str(error), error.wait
                 except requests.exceptions.RequestException as error:
@@ -242,11 +242,13 @@ class HttpDownload:
                 failures = 1 if self._size() > best else failures + 1
                 best = max(best, self._size())
                 if failures >= patience.attempts:
+                    kept = human_bytes(self._size()) if self._size() else None
                     raise DownloadError(
                         f"{self.label}: {failures} attempts in a row brought nothing; the last: {problem}",
                         where=self.url,
-                        hint="run the same command again: "
-                        f"{human_bytes(self._size())} are kept and it goes on from there",
+                        hint=f"run the same command again: {kept} are kept and it goes on from there"
+                        if kept
+                        else None,
                     )
                 pause = min(patience.first_pause * 2 ** (failures - 1), patience.longest_pause)
                 pause = max(wait, pause * random.uniform(0.5, 1.0))
@@ -373,8 +375,8 @@ class MissingFileError(DownloadError):
     """The server does not have the file: a mirror may lack it."""
 
 
-def _plain(error: Exception) -> str:
-    """One short line of what requests says at length."""
+def plain_problem(error: BaseException) -> str:
+    """Return one short line for what requests says at length."""
     if isinstance(error, requests.exceptions.Timeout):
         return "the server does not answer in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
