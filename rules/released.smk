@@ -16,10 +16,10 @@ rule take_over_model:
         summary=rules.train_baseline.output.summary,
     log:
         f"{LOGS}/take_over/{{system}}.log",
-    wildcard_constraints:
-        system=one_of(RELEASED),
     benchmark:
         f"{BENCHMARKS}/take_over/{{system}}.tsv"
+    wildcard_constraints:
+        system=one_of(RELEASED),
     conda:
         "../envs/workflow.yaml"
     resources:
