@@ -32,6 +32,14 @@ def interval_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def newest_saved(folder: Path) -> int:
+    """The update up to which a run is saved, going by file names alone; 0 if it is not."""
+    intervals = interval_checkpoints(folder)
+    if not intervals or not (folder / LAST).is_file():
+        return 0
+    return int(intervals[0].stem.rpartition("_")[2])
+
+
 def prepare_resume(folder: Path, say: Callable[[str], None]) -> ResumePoint | None:
     """Make ``checkpoint_last.pt`` one that the trainer can read, and say from where it will go on.
 

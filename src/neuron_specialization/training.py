@@ -31,7 +31,7 @@ from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import hash_of, read_json, sha256_of, write_json
 from neuron_specialization.locks import FileLock, claim_gpus, lock_training
 from neuron_specialization.progress import MetricsFile, ProgressDisplay
-from neuron_specialization.resume import ResumePoint, prepare_resume
+from neuron_specialization.resume import ResumePoint, newest_saved, prepare_resume
 from neuron_specialization.trainer_arguments import (
     DEFAULT_TRAINER,
     Resources,
@@ -186,7 +186,7 @@ def _judge(run: Run, outcome: Outcome, metrics: MetricsFile) -> None:
     log = outcome.log
     log_file = run.folder / "train.log"
     update = max(_last_update(metrics), log.loaded_at or 0)
-    saved = max((value for value in (log.saved_at, log.loaded_at) if value is not None), default=None)
+    saved = max(log.saved_at or 0, log.loaded_at or 0, newest_saved(run.folder))
     resumes = (
         f"the same command resumes at update {saved:,}"
         if saved

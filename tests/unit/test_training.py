@@ -331,7 +331,7 @@ def test_a_trainer_that_outlives_its_wrapper_keeps_others_out(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_passed_on(trainings: Trainings, number: signal.Signals) -> None:
     process = trainings.start(FAKE_SECONDS_PER_UPDATE=0.1)
-    wait_for(lambda: any((trainings.output / "checkpoints").glob("*/checkpoint_1_10.pt")))
+    wait_for(lambda: any((trainings.output / "checkpoints").glob("*/checkpoint_last.pt")))
     process.send_signal(number)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 1
