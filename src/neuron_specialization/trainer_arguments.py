@@ -132,6 +132,10 @@ def trainer_arguments(
     ]
     if resources.gpus == 0:
         arguments.append("--cpu")
+    if resources.gpus > 1:
+        # Otherwise one process reads a checkpoint and sends it to the others as a pickle of omegaconf's and
+        # fairseq's classes, which torch rightly refuses to load: every start from a checkpoint would fail.
+        arguments.append("--load-checkpoint-on-all-dp-ranks")
     if init is not None:
         arguments += ["--finetune-from-model", str(init)]
     return arguments

@@ -286,14 +286,14 @@ def input_checksums(recipe: Recipe, data_bin: Path, init: Path | None, masks: Pa
 def _check_data(recipe: Recipe, data_bin: Path) -> None:
     """Refuse data that lacks what the recipe trains on, before anything is started."""
     folders = [data_bin] if recipe.shards == 1 else [data_bin / f"shard{i}" for i in range(recipe.shards)]
-    for folder in folders:
-        for code in recipe.languages:
-            if not (folder / f"dict.{code}.txt").is_file():
-                raise TrainingError(
-                    f"the binarised data has no dictionary for {code}",
-                    where=folder / f"dict.{code}.txt",
-                    hint="binarise it again with this configuration",
-                )
+    used = {code for direction in recipe.directions for code in direction.split("-")}
+    for code in sorted(used):
+        if not (folders[0] / f"dict.{code}.txt").is_file():
+            raise TrainingError(
+                f"the binarised data has no dictionary for {code}",
+                where=folders[0] / f"dict.{code}.txt",
+                hint="binarise it again with this configuration",
+            )
     names = {path.name for folder in folders for path in folder.glob("*.idx")}
     for split in ("train", "valid"):
         missing = []

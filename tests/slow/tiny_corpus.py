@@ -15,7 +15,7 @@ DIRECTIONS = ["en-de", "en-nl", "de-en", "nl-en"]
 WORDS = 40
 
 
-def write_data_bin(folder: Path, segments: int = 240) -> Path:
+def write_data_bin(folder: Path, segments: int = 240, seed: int = 3) -> Path:
     """Random sentences; the target is the source with every word moved on by the language's number."""
     from fairseq.data import Dictionary
     from fairseq.data.indexed_dataset import make_builder
@@ -26,7 +26,7 @@ def write_data_bin(folder: Path, segments: int = 240) -> Path:
         dictionary.add_symbol(f"w{index}", n=100)
     for code in LANGUAGES:
         dictionary.save(str(folder / f"dict.{code}.txt"))
-    generator = random.Random(3)
+    generator = random.Random(seed)
     for split, size in (("train", segments), ("valid", 24), ("test", 8)):
         for pair in ("de-en", "en-nl"):
             sides = pair.split("-")
@@ -47,7 +47,9 @@ def write_data_bin(folder: Path, segments: int = 240) -> Path:
     return folder
 
 
-def tiny_recipe(*, system: str = "tiny", model: dict[str, Any] | None = None, **training: Any) -> Recipe:
+def tiny_recipe(
+    *, system: str = "tiny", model: dict[str, Any] | None = None, shards: int = 1, **training: Any
+) -> Recipe:
     """2+1 layers; an epoch is some ten updates, so that runs cross its ends and stop within."""
     sizes = {"encoder_layers": 2, "decoder_layers": 1, "d_model": 16, "d_ff": 32, "heads": 2}
     settings = {
@@ -65,4 +67,5 @@ def tiny_recipe(*, system: str = "tiny", model: dict[str, Any] | None = None, **
         model=Model(**{**sizes, "max_positions": 64, **(model or {})}),
         training=Training(**{**settings, **training}),
         seed=11,
+        shards=shards,
     )

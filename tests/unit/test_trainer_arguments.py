@@ -153,6 +153,7 @@ def test_gpus_keep_the_global_batch() -> None:
     assert value(line, "--update-freq") == "21"
     assert value(line, "--distributed-world-size") == "4"
     assert "--cpu" not in line
+    assert "--load-checkpoint-on-all-dp-ranks" in line
     assert value(line, "--num-workers") == "2"
 
 
