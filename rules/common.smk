@@ -39,6 +39,8 @@ EXTERNAL_TESTSETS = [name for name, testset in CONFIG.testsets.items() if testse
 # test sets that come as pieces, and systems that come trained
 SEGMENTED_TESTSETS = [name for name, testset in CONFIG.testsets.items() if testset.source == "data-bin"]
 RELEASED = [name for name, system in CONFIG.systems.items() if system.checkpoint]
+# mask selections that are read from files
+IMPORTED = [name for name in SELECTIONS if CONFIG.masks[name].source]
 TRAINED = [name for name in SYSTEMS if name not in RELEASED]
 
 # A job runs the Python that runs Snakemake, whether or not its environment was activated.

@@ -15,7 +15,8 @@ def pair_files(folder, pairs=PAIRS):
 
 def share_of_cores(systems):
     """Return the threads of one training when that many run side by side; more than eight gain nothing."""
-    return max(1, min(8, (workflow.cores or 8) // max(1, len(systems))))
+    # a cluster has no number of cores: its profile sets the threads
+    return max(1, min(8, (workflow.resource_settings.cores or 8) // max(1, len(systems))))
 
 
 # ---- data ----
@@ -142,6 +143,16 @@ def released_init(wildcards):
 def released_init_flag(wildcards, input):
     """Return the flag that names that summary; none for a baseline."""
     return ["--init", str(input.init_summary)] if CONFIG.systems[wildcards.system].init else []
+
+
+def mask_source(wildcards):
+    """Return the folder of the reference's mask files."""
+    return CONFIG.masks[wildcards.selection].source
+
+
+def mask_source_files(wildcards):
+    """Return the reference's mask file of every direction."""
+    return [f"{mask_source(wildcards)}/{direction}.pt" for direction in DIRECTIONS]
 
 
 def data_bin_archive(wildcards):

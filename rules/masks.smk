@@ -31,7 +31,7 @@ rule masks:
 rule overlap:
     """Measure how far the directions' masks overlap ({wildcards.selection})."""
     input:
-        masks=rules.masks.output.masks,
+        masks=mask_files("{selection}"),
     output:
         overlap=f"{mask_folder('{selection}')}/overlap.json",
     log:

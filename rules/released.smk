@@ -44,7 +44,39 @@ rule take_over_model:
         """
 
 
+rule import_masks:
+    """Read the masks of the selection {wildcards.selection} from {params.source}."""
+    input:
+        files=mask_source_files,
+        model=ancient(f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.pt"),
+        summary=f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.json",
+    output:
+        masks=mask_files("{selection}"),
+    log:
+        f"{LOGS}/masks/{{selection}}.log",
+    wildcard_constraints:
+        selection=one_of(IMPORTED),
+    conda:
+        "../envs/workflow.yaml"
+    resources:
+        mem_mb=8000,
+    params:
+        source=mask_source,
+        directions=",".join(DIRECTIONS),
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization import-masks \
+            --masks {params.source:q} \
+            --directions {params.directions:q} \
+            --checkpoint {input.model:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
 ruleorder: take_over_model > train_specialised > train_baseline
+ruleorder: import_masks > masks
 
 
 if CONFIG.corpus.source == "data-bin":

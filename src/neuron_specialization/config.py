@@ -166,10 +166,20 @@ class Activations(Section):
 
 
 class MaskSelection(Section):
-    """Which neurons a direction keeps: the smallest set that makes up ``k`` % of the activity."""
+    """Which neurons a direction keeps: the smallest set that makes up ``k`` % of the activity.
+
+    Or what a folder of the reference's mask files (``source``, ``<direction>.pt``) says.
+    """
 
     k: Annotated[float, Field(gt=0, le=100)] = 95.0
     tie_break: Literal["index", "torch-sort"] = "index"
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _made_or_read(self) -> Self:
+        if self.source is not None and {"k", "tie_break"} & self.model_fields_set:
+            raise ValueError("masks with a source: are read, not made: k and tie_break have no use")
+        return self
 
 
 class System(Section):
@@ -401,9 +411,11 @@ class Config(Section):
     def data_bin_splits(self) -> list[str]:
         """The splits that are needed of a corpus that comes binarised."""
         trained = any(system.checkpoint is None for system in self.systems.values())
-        masked = any(system.masks for system in self.systems.values())
+        counted = any(
+            system.masks and not self.masks[system.masks].source for system in self.systems.values()
+        )
         wanted = ["train", "valid"] if trained else []
-        wanted += [self.activations.split] if masked else []
+        wanted += [self.activations.split] if counted else []
         for testset in self.testsets.values():
             wanted += testset.splits if testset.source == "data-bin" else []
         return list(dict.fromkeys(wanted))

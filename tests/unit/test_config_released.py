@@ -79,6 +79,7 @@ def test_released_needs_no_training_text(ec30: Config, released: Config) -> None
         ({"systems": {"b": {"checkpoint": "ec30-baselin"}}}, "did you mean 'ec30-baseline'"),
         ({"systems": {"b": {"checkpoint": "ec30-ns", "training": {"lr": 1.0}}}}, "trained already"),
         ({"mirror": {"flores": "/data"}}, "did you mean 'flores200'"),
+        ({"masks": {"m": {"source": "folder", "k": 90}}}, "k and tie_break have no use"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
@@ -95,6 +96,15 @@ def test_checkpoint_is_a_name_or_a_file() -> None:
     config = parse_config(values(systems=systems))
     assert [system.released for system in config.systems.values()] == ["ec30-baseline", None, None]
     assert config.data_bin_splits() == ["test"]
+
+
+def test_masks_that_are_read_need_no_validation_text() -> None:
+    systems = {
+        "a": {"checkpoint": "ec30-baseline"},
+        "b": {"from": "a", "masks": "m", "checkpoint": "ec30-ns"},
+    }
+    assert parse_config(values(systems=systems, masks={"m": {}})).data_bin_splits() == ["valid", "test"]
+    assert parse_config(values(systems=systems, masks={"m": {"source": "x"}})).data_bin_splits() == ["test"]
 
 
 def test_raw_text_needs_the_segmentation_model() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -55,16 +56,36 @@ def test_ec30_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(name in jobs for name in (*TEXT, "train_baseline", "train_specialised"))
 
 
+def write_reference_masks(folder: Path, directions: list[str]) -> None:
+    """The oracle's masks as the reference writes them: bool[d_ff, d] a layer."""
+    import torch
+
+    folder.mkdir()
+    with np.load(shared_file("oracle", "masks.npz")) as archive:
+        for direction in directions:
+            state = {}
+            for key in archive:
+                name, _, layer = key.partition("/")
+                if name == direction:
+                    side, index = layer.split("_layer_")
+                    rows = torch.from_numpy(archive[key]).unsqueeze(1)
+                    state[f"{side}.layers.{index}.fc1.weight"] = rows.expand(-1, 128).clone()
+            torch.save(state, folder / f"{direction}.pt")
+
+
 @pytest.mark.slow
-def test_released_models_run(tmp_path: Path) -> None:
-    """The reference's tiny models and data-bin, from its files to the table."""
+@pytest.mark.parametrize("masks", ["derived", "imported"])
+def test_released_models_run(tmp_path: Path, masks: str) -> None:
+    """The reference's tiny models and data-bin, from its files to the table; masks made here, or its own."""
     config = {
         "experiment": "oracle",
         "languages": ["en", "de", "sv", "es", "it"],
         "directions": ["en-de", "de-en"],
         "corpus": {"source": "data-bin", "path": str(shared_file("oracle", "data-bin").resolve())},
         "activations": {"count_padding": True, "max_tokens": 30000},
-        "masks": {"k95": {"k": 95, "tie_break": "torch-sort"}},
+        "masks": {
+            "k95": {"k": 95, "tie_break": "torch-sort"} if masks == "derived" else {"source": "reference"}
+        },
         "systems": {
             "baseline": {"checkpoint": str(shared_file("oracle", "baseline.pt").resolve())},
             "ns": {
@@ -78,9 +99,12 @@ def test_released_models_run(tmp_path: Path) -> None:
     }
     path = tmp_path / "oracle.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    if masks == "imported":
+        write_reference_masks(tmp_path / "reference", ["en-de", "de-en"])
     workflow = Workflow(tmp_path, config=path)
     result = workflow.run("--cores", "2", timeout=900)
     assert result.status == 0, result.output
+    assert ("import_masks" in result.jobs) == (masks == "imported") == ("activations" not in result.jobs)
     expected = [
         line.split("\t")[2]
         for line in shared_file("oracle", "gen_en-de.H.detok.txt").read_text(encoding="utf-8").splitlines()
