@@ -15,6 +15,7 @@ Environment:
     FAKE_RAISE_NAN_AT_UPDATE    end as fairseq does on a gradient that is not finite
     FAKE_EXIT                   ``status:words``: end at once with words on the log
     FAKE_STOP_EARLY_AT          end there as patience does
+    FAKE_END_AT                 end there for no reason given, as if all were done
     FAKE_IGNORE_TERM            do not end on SIGTERM
 """
 
@@ -142,7 +143,7 @@ class FakeTrainer:
                 if stop:
                     say("early stop since valid performance hasn't improved for last 2 runs")
                 self.save(update)
-            if stop:
+            if stop or update == number("FAKE_END_AT", -1):
                 break
         say("done training in 1.0 seconds")
 

@@ -7,6 +7,7 @@ real (tests/fakes/fake_fairseq_train.py); tests/slow does the same with fairseq.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -30,6 +31,7 @@ from neuron_specialization.cli import main
 from neuron_specialization.config import Model, Recipe, Training
 from neuron_specialization.files import sha256_of
 from neuron_specialization.masks import write_masks
+from neuron_specialization.progress import MetricsFile, Record
 from tests.fakes import checkpoints as fake
 
 FAKE = Path(fake.__file__).with_name("fake_fairseq_train.py")
@@ -357,7 +359,8 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trainings: Trainings
     assert "going back to checkpoint_1_30.pt, update 30" in text
     assert trainings.records("resumed_at") == [0, 30]
     assert trainings.updates("train") == list(range(1, 61))
-    assert (trainings.folder / "checkpoint_last.pt.damaged").exists()
+    # kept while it may be looked at, not for ever
+    assert not (trainings.folder / "checkpoint_last.pt.damaged").exists()
 
 
 def test_never_from_zero_in_silence(trainings: Trainings, tmp_path: Path) -> None:
@@ -481,6 +484,35 @@ def test_the_trainers_last_words_are_shown(trainings: Trainings) -> None:
     assert "likely cause: the disk is full" in text
     assert "starts again" in text
     assert "Traceback" not in text
+
+
+def test_a_trainer_that_ends_early_without_a_reason(trainings: Trainings) -> None:
+    code, text = trainings.run(FAKE_END_AT=40)
+    assert code == 1
+    assert "ended after 40 of 60 updates without saying why" in text
+    assert trainings.run()[0] == 0
+    assert trainings.records("resumed_at") == [0, 40]
+
+
+def test_a_full_disk(trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own writing fails: the trainer is ended, and what is there is gone on from."""
+
+    def full(self: MetricsFile, record: Record) -> None:
+        if record.update == 25:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(self, record)
+
+    add = MetricsFile.add
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricsFile, "add", full)
+        code, text = trainings.run(FAKE_SECONDS_PER_UPDATE=0.01)
+    assert code == 1
+    assert "No space left on device" in text
+    (pid,) = trainings.records("pid")
+    assert not alive(pid)
+    assert trainings.run()[0] == 0
+    assert trainings.records("resumed_at")[1] >= 20
+    assert trainings.updates("train") == list(range(1, 61))
 
 
 def test_a_trainer_that_cannot_be_started(trainings: Trainings) -> None:

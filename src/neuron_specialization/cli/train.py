@@ -66,7 +66,7 @@ def train(
     except OSError as error:
         raise TrainingError(
             f"a file cannot be read or written: {error.strerror or error}",
-            where=error.filename,
+            where=error.filename or output,
             cause="the disk is full or the folder is read-only",
             hint="make room or grant access, then run the same command again: it resumes",
         ) from None
