@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from neuron_specialization.checkpoint_export import fairseq_state, fold, reference_state
 from neuron_specialization.checkpoint_import import import_model
 from neuron_specialization.checkpoints import Checkpoint, load_checkpoint, plain_state, write_model
+from neuron_specialization.cli import main
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.files import sha256_of
 from neuron_specialization.masks import write_masks
@@ -143,6 +144,26 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_models_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(save(tmp_path / "c.pt", **changes))
+
+
+def test_the_command_refuses_and_its_flag_allows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = fake.training_state(10)
+    state["cfg"]["extra"] = Payload(tmp_path / "ran")
+    torch.save(state, tmp_path / "evil.pt")
+    command = [
+        "import-checkpoint",
+        "--checkpoint",
+        str(tmp_path / "evil.pt"),
+        "--output",
+        str(tmp_path / "m.pt"),
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 1
+    assert "system, which could run code" in capsys.readouterr().err
+    assert not (tmp_path / "m.pt").exists() and not (tmp_path / "ran").exists()
+    main([*command, "--allow-unsafe-pickle"])
+    assert (tmp_path / "m.pt").exists() and (tmp_path / "ran").exists()
 
 
 # ---- languages ----
