@@ -217,16 +217,29 @@ def test_the_gpu_profile_gives_trainings_gpus(demo: Workflow) -> None:
     ] == list("411")
 
 
-def test_the_slurm_profile_asks_for_gpus_time_and_memory(demo: Workflow) -> None:
-    demo.profile = "slurm"
-    shown = resources_of(demo.plan("--verbose"))
+@pytest.mark.parametrize(
+    ("profile", "gpus", "memory", "minutes"), [("slurm", 1, 16000, 1440), ("ec30", 4, 64000, 2880)]
+)
+def test_cluster_profiles_ask_for_gpus_time_and_memory(
+    tmp_path: Path, profile: str, gpus: int, memory: int, minutes: int
+) -> None:
+    config = REPOSITORY / ("configs/ec30.yaml" if profile == "ec30" else "config.yaml")
+    shown = resources_of(Workflow(tmp_path, config=config, profile=profile).plan("--verbose"))
     for rule in ("train_baseline", "train_specialised"):
-        assert re.search(r"\bgpu=4\b", shown[rule])
+        assert re.search(rf"\bgpu={gpus}\b", shown[rule])
         assert re.search(r"\bnodes=1\b", shown[rule])
-        assert re.search(r"\bmem_mb=64000\b", shown[rule])
-    assert re.search(r"\bruntime=1440\b", shown["train_baseline"])
-    assert re.search(r"\bruntime=720\b", shown["train_specialised"])
-    assert re.search(r"\bruntime=60\b", shown["corpus"])
+        assert re.search(rf"\bmem_mb={memory}\b", shown[rule])
+        # what one update is made of is shared equally
+        assert load_config(config).training.micro_batches % gpus == 0
+    assert re.search(rf"\bruntime={minutes}\b", shown["train_baseline"])
+    assert re.search(r"\bruntime=60\b", shown["translate"])
+    assert "device=cuda" in shown["activations"] and "device=cpu" in shown["translate"]
+
+
+def test_a_cluster_has_no_number_of_cores() -> None:
+    # with a remote executor Snakemake refuses every use of `workflow.cores`; a dry run does not show it
+    for path in [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]:
+        assert "workflow.cores" not in path.read_text(encoding="utf-8"), path.name
 
 
 def test_lint() -> None:

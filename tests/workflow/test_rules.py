@@ -174,7 +174,7 @@ def test_included_in_pipeline_order() -> None:
     assert [name for name in included if name in stages] == stages
 
 
-@pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])
+@pytest.mark.parametrize("profile", ["default", "gpu", "slurm", "ec30"])
 def test_profiles(profile: str) -> None:
     text = (REPOSITORY / "profiles" / profile / "config.yaml").read_text(encoding="utf-8")
     values = yaml.safe_load(text)
