@@ -7,7 +7,8 @@ VENV ?= .venv
 TORCH_INDEX ?=
 # What is added to every snakemake command, e.g. SNAKEMAKE_FLAGS="--cores 8" or "--workflow-profile profiles/gpu"
 SNAKEMAKE_FLAGS ?=
-PYTEST_FLAGS ?=
+# two workers, the tests of a file on one of them: what two cores take. PYTEST_FLAGS= runs them one after another
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
