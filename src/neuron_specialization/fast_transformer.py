@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from neuron_specialization.fast_dropout import DropoutPool
+from neuron_specialization.products import Linear
 
 # fairseq publishes no types: its modules are Any here
 FeedForward = Callable[[Any, Tensor], Tensor]
@@ -41,7 +42,9 @@ def _projections(attention: Any, names: str) -> tuple[Tensor, Tensor]:
     return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
 
 
-def self_attention(attention: Any, x: Tensor, *, bias: Tensor | None, causal: bool, dropout: float) -> Tensor:
+def self_attention(
+    attention: Any, x: Tensor, *, bias: Tensor | None, causal: bool, dropout: float, linear: Linear = F.linear
+) -> Tensor:
     """Multi-head self-attention on fairseq's MultiheadAttention parameters.
 
     Args:
@@ -54,7 +57,7 @@ def self_attention(attention: Any, x: Tensor, *, bias: Tensor | None, causal: bo
         [B, T, d].
     """
     weight, offset = _projections(attention, "qkv")
-    query, key, value = F.linear(x, weight, offset).chunk(3, dim=-1)
+    query, key, value = linear(x, weight, offset).chunk(3, dim=-1)
     heads = int(attention.num_heads)
     attended = F.scaled_dot_product_attention(
         _split_heads(query, heads),
@@ -64,22 +67,29 @@ def self_attention(attention: Any, x: Tensor, *, bias: Tensor | None, causal: bo
         dropout_p=dropout,
         is_causal=causal and bias is None,
     )
-    return F.linear(_join_heads(attended), attention.out_proj.weight, attention.out_proj.bias)
+    return linear(_join_heads(attended), attention.out_proj.weight, attention.out_proj.bias)
 
 
 def cross_attention(
-    attention: Any, x: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, dropout: float
+    attention: Any,
+    x: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    bias: Tensor | None,
+    dropout: float,
+    linear: Linear = F.linear,
 ) -> Tensor:
     """Encoder-decoder attention; ``key`` and ``value`` [B, S, d] are projected already."""
     heads = int(attention.num_heads)
     attended = F.scaled_dot_product_attention(
-        _split_heads(F.linear(x, attention.q_proj.weight, attention.q_proj.bias), heads),
+        _split_heads(linear(x, attention.q_proj.weight, attention.q_proj.bias), heads),
         _split_heads(key, heads),
         _split_heads(value, heads),
         attn_mask=bias,
         dropout_p=dropout,
     )
-    return F.linear(_join_heads(attended), attention.out_proj.weight, attention.out_proj.bias)
+    return linear(_join_heads(attended), attention.out_proj.weight, attention.out_proj.bias)
 
 
 def _embed(stack: Any, tokens: Tensor, drop: DropoutPool) -> Tensor:
@@ -89,7 +99,13 @@ def _embed(stack: Any, tokens: Tensor, drop: DropoutPool) -> Tensor:
 
 
 def encode(
-    encoder: Any, tokens: Tensor, *, feed_forward: FeedForward, drop: DropoutPool, attention_dropout: float
+    encoder: Any,
+    tokens: Tensor,
+    *,
+    feed_forward: FeedForward,
+    drop: DropoutPool,
+    attention_dropout: float,
+    linear: Linear = F.linear,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the encoder.
 
@@ -113,6 +129,7 @@ def encode(
             bias=bias,
             causal=False,
             dropout=attention_dropout,
+            linear=linear,
         )
         x = drop.add(x, y)
         x = drop.add(x, feed_forward(layer, _layer_norm(x, layer.final_layer_norm)))
@@ -128,6 +145,7 @@ def decode(
     feed_forward: FeedForward,
     drop: DropoutPool,
     attention_dropout: float,
+    linear: Linear = F.linear,
 ) -> Tensor:
     """Run the decoder over gold prefixes.
 
@@ -142,7 +160,7 @@ def decode(
     """
     layers = list(decoder.layers)
     weights, offsets = zip(*(_projections(layer.encoder_attn, "kv") for layer in layers), strict=True)
-    keys_values = F.linear(states, torch.cat(weights), torch.cat(offsets)).chunk(2 * len(layers), dim=-1)
+    keys_values = linear(states, torch.cat(weights), torch.cat(offsets)).chunk(2 * len(layers), dim=-1)
     x = _embed(decoder, tokens, drop)
     for i, layer in enumerate(layers):
         y = self_attention(
@@ -151,6 +169,7 @@ def decode(
             bias=None,
             causal=True,
             dropout=attention_dropout,
+            linear=linear,
         )
         x = drop.add(x, y)
         y = cross_attention(
@@ -160,6 +179,7 @@ def decode(
             keys_values[2 * i + 1],
             bias=states_bias,
             dropout=attention_dropout,
+            linear=linear,
         )
         x = drop.add(x, y)
         x = drop.add(x, feed_forward(layer, _layer_norm(x, layer.final_layer_norm)))

@@ -14,41 +14,48 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+ROW_STEP = 64
 BLOCK_ELEMENTS = 1 << 20  # logits of a block: 4 MiB in float32, about an L2 cache
 
 
 class _ProjectedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, target: Tensor, epsilon: float
+        ctx: Any, features: Tensor, weight: Tensor, target: Tensor, epsilon: float, bfloat16: bool
     ) -> tuple[Tensor, Tensor]:
         vocabulary = weight.shape[0]
         # half precision is widened for the softmax and the sums, as fairseq does
         wide = torch.promote_types(features.dtype, torch.float32)
+        narrow = torch.bfloat16 if bfloat16 else features.dtype
         smooth = epsilon / (vocabulary - 1)
         sharp = 1.0 - epsilon - smooth
-        rows = max(16, BLOCK_ELEMENTS // vocabulary)
+        rows = max(ROW_STEP, BLOCK_ELEMENTS // vocabulary // ROW_STEP * ROW_STEP)
         needs = any(ctx.needs_input_grad[:2])
         grad_features = torch.empty_like(features) if needs else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs else None
         loss = features.new_zeros((), dtype=wide)
         nll = features.new_zeros((), dtype=wide)
+        matrix = weight.to(narrow)
         for start in range(0, features.shape[0], rows):
             x = features[start : start + rows]
             y = target[start : start + rows].unsqueeze(1)
-            logits = x @ weight.t()
-            logits = logits.to(wide)
-            log_probabilities = torch.log_softmax(logits, dim=1)
-            block_nll = -log_probabilities.gather(1, y).sum()
+            count = x.shape[0]
+            if bfloat16 and count % ROW_STEP:  # few distinct shapes: see products.py
+                x = F.pad(x, (0, 0, 0, -count % ROW_STEP))
+            x = x.to(narrow)
+            log_probabilities = torch.log_softmax((x @ matrix.t()).to(wide), dim=1)
+            block_nll = -log_probabilities[:count].gather(1, y).sum()
             nll += block_nll
-            loss += sharp * block_nll - smooth * log_probabilities.sum()
+            loss += sharp * block_nll - smooth * log_probabilities[:count].sum()
             if grad_features is not None and grad_weight is not None:
                 gradient = log_probabilities.exp_().sub_(smooth)
-                gradient.scatter_add_(1, y, gradient.new_full((), -sharp).expand_as(y))
-                gradient = gradient.to(features.dtype)
-                torch.mm(gradient, weight, out=grad_features[start : start + rows])
-                if grad_weight.dtype == gradient.dtype:
+                gradient[:count].scatter_add_(1, y, gradient.new_full((), -sharp).expand_as(y))
+                gradient[count:] = 0
+                gradient = gradient.to(narrow)
+                grad_features[start : start + count] = (gradient @ matrix)[:count]
+                if grad_weight.dtype == narrow:
                     grad_weight.addmm_(gradient.t(), x)
                 else:
                     grad_weight += gradient.t() @ x
@@ -58,7 +65,7 @@ class _ProjectedLoss(torch.autograd.Function):
         return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_features, grad_weight = ctx.saved_tensors
         scale = gradients[0]
         return (
@@ -66,11 +73,12 @@ class _ProjectedLoss(torch.autograd.Function):
             grad_weight * scale.to(grad_weight.dtype),
             None,
             None,
+            None,
         )
 
 
 def projected_label_smoothed_loss(
-    features: Tensor, weight: Tensor, target: Tensor, epsilon: float
+    features: Tensor, weight: Tensor, target: Tensor, epsilon: float, *, bfloat16: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Loss of predicting ``target`` from ``features``, summed over tokens.
 
@@ -79,9 +87,12 @@ def projected_label_smoothed_loss(
         weight: [V, d], the output projection (no bias).
         target: int64[N].
         epsilon: label smoothing.
+        bfloat16: round the factors of the three products to bfloat16 (see products.py).
 
     Returns:
         (loss, nll): scalars in nats; nll is for reporting and carries no gradient.
     """
-    result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(features, weight, target, epsilon)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(  # type: ignore[no-untyped-call]
+        features, weight, target, epsilon, bfloat16
+    )
     return result

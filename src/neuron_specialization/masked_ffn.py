@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuron_specialization.products import Linear
+
 
 def weight_mask_ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, mask: Tensor) -> Tensor:
     """The reference form, for tests and benchmarks.
@@ -42,7 +44,9 @@ def weight_mask_ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, m
     return F.linear(F.relu(F.linear(x, w1 * mask.to(w1.dtype).unsqueeze(1), b1)), w2, b2)
 
 
-def masked_linear(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None) -> Tensor:
+def masked_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None, linear: Linear = F.linear
+) -> Tensor:
     """``x·Wᵀ`` with output neurons masked by ``rows``, plus the unmasked bias.
 
     Args:
@@ -54,8 +58,8 @@ def masked_linear(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None) 
         [..., d_ff], before the ReLU.
     """
     if rows is None:
-        return F.linear(x, weight, bias)
-    return torch.addcmul(bias, F.linear(x, weight), rows)
+        return linear(x, weight, bias)
+    return torch.addcmul(bias, linear(x, weight, None), rows)
 
 
 def row_mask_ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, rows: Tensor) -> Tensor:
@@ -81,12 +85,14 @@ class Gather:
         return cls(mask.nonzero().squeeze(1), (~mask).to(dtype))
 
 
-def gather_ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gather: Gather) -> Tensor:
+def gather_ffn(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gather: Gather, linear: Linear = F.linear
+) -> Tensor:
     """The gather form: work in proportion to the share of neurons kept. Shapes as in weight_mask_ffn.
 
     All parameters get their exact gradient: a masked neuron's bias and its column of W2 through the
     constant, its row of W1 none.
     """
-    hidden = F.relu(F.linear(x, w1.index_select(0, gather.kept), b1.index_select(0, gather.kept)))
+    hidden = F.relu(linear(x, w1.index_select(0, gather.kept), b1.index_select(0, gather.kept)))
     constant = torch.addmv(b2, w2, F.relu(b1) * gather.masked)
-    return F.linear(hidden, w2.index_select(1, gather.kept), constant)
+    return linear(hidden, w2.index_select(1, gather.kept), constant)

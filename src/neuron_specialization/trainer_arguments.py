@@ -194,7 +194,7 @@ def _task_arguments(recipe: Recipe, plugin: bool, masks: Path | None) -> list[st
 def _model_arguments(model: Model, training: Training, plugin: bool) -> list[str]:
     arguments = ["--arch", "masked_transformer" if plugin else "transformer"]
     if plugin:
-        arguments += ["--implementation", training.implementation]
+        arguments += ["--implementation", training.implementation, "--products", training.products]
     for side, layers in (("encoder", model.encoder_layers), ("decoder", model.decoder_layers)):
         arguments += [
             *(f"--{side}-layers", str(layers)),

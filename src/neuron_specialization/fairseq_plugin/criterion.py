@@ -31,6 +31,7 @@ class FusedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):
             model.decoder.output_projection.weight,
             target.view(-1).index_select(0, real),
             self.eps,
+            bfloat16=model.training and bool(getattr(model, "bfloat16_products", False)),
         )
         sample_size = target.size(0) if self.sentence_avg else sample["ntokens"]
         return (
