@@ -19,7 +19,7 @@ rule fetch:
     shell:
         """
         python -m neuron_specialization fetch {params.name:q} \
-            --mirror {resources.mirror:q} \
+            --mirror={resources.mirror:q} \
             --output {output.file:q} \
             >{log:q} 2>&1
         """
