@@ -155,7 +155,7 @@ class Training(Section):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     # `fast` is this project's exact, quicker forward pass; `stock` runs fairseq's own code
     implementation: Literal["fast", "stock"] = "fast"
-    # factors of the fast implementation's matrix products on a CPU; auto: bf16 where this machine is faster so
+    # factors of the fast implementation's products on a CPU; auto: bf16 where this machine is faster so
     products: Literal["fp32", "bf16", "auto"] = "fp32"
 
 
