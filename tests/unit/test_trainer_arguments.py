@@ -91,6 +91,7 @@ OTHER_TRAINING: dict[str, Any] = {
     "patience": 3,
     "precision": "bf16",
     "implementation": "stock",
+    "products": "bf16",
 }
 OTHER_MODEL: dict[str, Any] = {
     "encoder_layers": 5,
