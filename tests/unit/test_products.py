@@ -1,4 +1,4 @@
-"""Products with bfloat16 factors: the right product to bfloat16's precision, the right gradients, any shape."""
+"""Products with bfloat16 factors: right to bfloat16's precision, with the right gradients, for any shape."""
 
 from __future__ import annotations
 
