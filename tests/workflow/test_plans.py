@@ -139,6 +139,16 @@ def test_testsets(smoke: Workflow, tmp_path: Path) -> None:
     assert "--splits dev " in plan.output
 
 
+def test_downloads_look_into_a_mirror_first_if_there_is_one(smoke: Workflow) -> None:
+    # Snakemake quotes an empty value as nothing at all: the next flag must not be taken for it
+    for mirror, flag in ((None, "--mirror= "), ("/mnt/my mirror", "--mirror='/mnt/my mirror' ")):
+        overrides = {"mirror": mirror} if mirror else None
+        plan = smoke.plan("--printshellcmds", "--", "data", overrides=overrides)
+        assert re.search(rf"fetch homeassistant +{re.escape(flag)} *--output downloads/", plan.output), (
+            plan.output
+        )
+
+
 def test_local_text(tmp_path: Path) -> None:
     text = tmp_path / "my-text"
     text.mkdir()
