@@ -8,8 +8,8 @@ still ends in other translations, for three reasons, each undone here:
    prefix 0. With c = log p(tag) a hypothesis of N tokens and summed score S ranks by (S + c) / N instead of
    S / N. One short scoring pass gives c, and log p(</s> | tag) for point 3.
 2. *The length limit.* fairseq forces ``</s>`` as token ``max_length`` + 1; CTranslate2 stops at the limit
-   with an unfinished hypothesis. Sentences that get there are searched again keeping all hypotheses, and
-   the missing log p(</s>) is scored.
+   with an unfinished hypothesis. Sentences that may get there are searched again keeping all hypotheses,
+   and the missing log p(</s>) is scored.
 3. *An empty translation.* Directly after the prefix, CTranslate2 does not let ``</s>`` finish a hypothesis
    unless it is the very best candidate; fairseq does. Where that happens the sentence is searched again with
    ``</s>`` kept out of that step, which leaves the other hypotheses as fairseq has them, and the empty one
@@ -61,12 +61,11 @@ class _Candidate:
         return bool(self.tokens) and self.tokens[-1] == END
 
 
-@dataclass
+@dataclass(eq=False)
 class _Search:
     """The search for one sentence.
 
     Attributes:
-        number: of the sentence.
         tag: of the target language.
         source: tokens with the source tag, without ``</s>``.
         candidates: what the search has found.
@@ -76,7 +75,6 @@ class _Search:
             kept out of the first step.
     """
 
-    number: int
     tag: str
     source: list[str]
     candidates: list[_Candidate] = field(default_factory=list)
@@ -162,17 +160,66 @@ class CTranslate2Engine:
     ) -> list[list[PieceHypothesis]]:
         """See translation.Engine."""
         options = replace(options, max_length=min(options.max_length, self._longest_target))
-        tagged = [[tag_of(direction.source), *pieces] for pieces in sources]
-        searches = [_Search(i, tag_of(direction.target), tokens) for i, tokens in enumerate(tagged)]
-        self._run(searches, options)
+        searches = [
+            _Search(tag_of(direction.target), [tag_of(direction.source), *pieces]) for pieces in sources
+        ]
+        self._search(searches, options)
         for one, scores in zip(searches, self._score([(one, []) for one in searches], options), strict=True):
             one.tag_score, one.empty_score = scores
         self._admit_empty([one for one in searches if one.empty_score > EMPTY_CAN_MATTER], options)
-        self._finish([one for one in searches if not one.finished], options)
+        self._search_to_the_limit([one for one in searches if not one.finished], options)
         return [one.ranked(options) for one in searches]
 
+    def _search(self, searches: list[_Search], options: SearchOptions) -> None:
+        """Search up to a generous length; a sentence that has not ended there is left unfinished.
+
+        All but a few end much earlier. Those that run away are searched to the limit together, later: here
+        each would hold up its batch.
+        """
+        groups: dict[int, list[_Search]] = {}
+        for one in searches:
+            rounded = -(-len(one.source) // 16) * 16
+            groups.setdefault(min(2 * rounded + 48, options.max_length), []).append(one)
+        for length, group in groups.items():
+            self._run(group, options, max_decoding_length=length)
+
+    def _search_to_the_limit(self, searches: list[_Search], options: SearchOptions) -> None:
+        """Search up to the length limit; hypotheses cut off there get the ``</s>`` that fairseq forces."""
+        # fairseq's hypotheses are the first `beam` that finish; CTranslate2 returns those that score best
+        # among all that it lets finish, so it is let finish and return more
+        most = 2 * options.beam
+        if options.beam == 1:
+            self._run(searches, options)
+        else:
+            self._run(searches, options, patience=2, num_hypotheses=most)
+        ended = [one for one in searches if len(one.candidates) < most]
+        # Where it returns as many as it may, it has perhaps dropped some; but then `beam` of them
+        # finished before the limit, and the plain search ends there.
+        self._run([one for one in searches if len(one.candidates) == most], options)
+        cut_off = [
+            (one, candidate) for one in ended for candidate in one.candidates if not candidate.finished
+        ]
+        scored = self._score([(one, candidate.tokens[1:]) for one, candidate in cut_off], options)
+        for (_, candidate), scores in zip(cut_off, scored, strict=True):
+            candidate.tokens.append(END)
+            candidate.length += 1
+            candidate.total += scores[-1]
+        for one in ended:
+            # fairseq stops at `beam` finished hypotheses, filled up with the best of the last step
+            one.candidates.sort(key=lambda candidate: (candidate.length, -candidate.total))
+            del one.candidates[options.beam - one.empty :]
+
     def _run(self, searches: list[_Search], options: SearchOptions, **changes: Any) -> None:
-        """Search, and replace the candidates by what is found."""
+        """Search with CTranslate2, and replace the candidates by what is found.
+
+        ``changes`` are to the arguments that give fairseq's search.
+        """
+        for empty in (False, True):
+            self._run_alike([one for one in searches if one.empty is empty], empty, options, changes)
+
+    def _run_alike(
+        self, searches: list[_Search], empty: bool, options: SearchOptions, changes: dict[str, Any]
+    ) -> None:
         if not searches:
             return
         # with a penalty of exactly 0 CTranslate2 would stop at the first finished hypothesis
@@ -186,9 +233,15 @@ class CTranslate2Engine:
             "max_batch_size": options.batch_size,
             "return_scores": True,
             "return_end_token": True,
-        } | changes
+        }
+        if empty:
+            # the empty hypothesis has one of the places; </s> may not come first again
+            fewer = options.beam - 1
+            arguments |= {"patience": fewer / options.beam, "num_hypotheses": fewer, "min_decoding_length": 2}
         results = self._translator.translate_batch(
-            [one.source for one in searches], target_prefix=[[one.tag] for one in searches], **arguments
+            [one.source for one in searches],
+            target_prefix=[[one.tag] for one in searches],
+            **arguments | changes,
         )
         for one, result in zip(searches, results, strict=True):
             one.candidates = [
@@ -210,40 +263,14 @@ class CTranslate2Engine:
 
     def _admit_empty(self, searches: list[_Search], options: SearchOptions) -> None:
         """Search again where fairseq finishes an empty hypothesis that CTranslate2 passes over."""
-        if options.beam == 1 or not searches or options.max_length < 2:
+        if options.beam == 1 or options.max_length < 2:
             return
         # two tokens: the prefix and one step, whose candidates show whether </s> was met and put away
-        first = [_Search(one.number, one.tag, one.source) for one in searches]
-        self._run(first, options, max_decoding_length=2)
-        met = [
-            one
-            for one, probe in zip(searches, first, strict=True)
-            if any(candidate.total < PUT_AWAY for candidate in probe.candidates)
-        ]
-        for one in met:
-            one.empty = True
-        fewer = options.beam - 1
-        self._run(met, options, patience=fewer / options.beam, num_hypotheses=fewer, min_decoding_length=2)
-
-    def _finish(self, searches: list[_Search], options: SearchOptions) -> None:
-        """Give the hypotheses that reached the length limit the ``</s>`` that fairseq forces there."""
-        if options.beam > 1:
-            # the same search, but all finished hypotheses are kept instead of the best by CTranslate2's score
-            everything = {"patience": 2, "num_hypotheses": 2 * options.beam}
-            self._run([one for one in searches if not one.empty], options, **everything)
-            self._run([one for one in searches if one.empty], options, **everything, min_decoding_length=2)
-        open_ends = [
-            (one, candidate) for one in searches for candidate in one.candidates if not candidate.finished
-        ]
-        scored = self._score([(one, candidate.tokens[1:]) for one, candidate in open_ends], options)
-        for (_, candidate), scores in zip(open_ends, scored, strict=True):
-            candidate.tokens.append(END)
-            candidate.length += 1
-            candidate.total += scores[-1]
-        for one in searches:
-            # fairseq fills up to `beam` finished hypotheses with the best of the last step
-            one.candidates.sort(key=lambda candidate: (candidate.length, -candidate.total))
-            del one.candidates[options.beam - one.empty :]
+        probes = [_Search(one.tag, one.source) for one in searches]
+        self._run(probes, options, max_decoding_length=2)
+        for one, probe in zip(searches, probes, strict=True):
+            one.empty = any(candidate.total < PUT_AWAY for candidate in probe.candidates)
+        self._search([one for one in searches if one.empty], options)
 
 
 def open_model(
