@@ -180,8 +180,12 @@ class CTranslate2Engine:
         for one in searches:
             rounded = -(-len(one.source) // 16) * 16
             groups.setdefault(min(2 * rounded + 48, options.max_length), []).append(one)
-        for length, group in groups.items():
-            self._run(group, options, max_decoding_length=length)
+        # all are handed over before any is waited for: the threads share them out
+        pending = [
+            self._submit(group, options, max_decoding_length=length) for length, group in groups.items()
+        ]
+        for batch in pending:
+            _collect(batch, options)
 
     def _search_to_the_limit(self, searches: list[_Search], options: SearchOptions) -> None:
         """Search up to the length limit; hypotheses cut off there get the ``</s>`` that fairseq forces."""
@@ -210,44 +214,44 @@ class CTranslate2Engine:
             del one.candidates[options.beam - one.empty :]
 
     def _run(self, searches: list[_Search], options: SearchOptions, **changes: Any) -> None:
-        """Search with CTranslate2, and replace the candidates by what is found.
+        """Search with CTranslate2, and replace the candidates by what is found."""
+        _collect(self._submit(searches, options, **changes), options)
 
-        ``changes`` are to the arguments that give fairseq's search.
-        """
-        for empty in (False, True):
-            self._run_alike([one for one in searches if one.empty is empty], empty, options, changes)
-
-    def _run_alike(
-        self, searches: list[_Search], empty: bool, options: SearchOptions, changes: dict[str, Any]
-    ) -> None:
-        if not searches:
-            return
-        # with a penalty of exactly 0 CTranslate2 would stop at the first finished hypothesis
-        power = options.length_penalty or 1e-9
+    def _submit(
+        self, searches: list[_Search], options: SearchOptions, **changes: Any
+    ) -> list[tuple[_Search, Any]]:
+        """Start a search; ``changes`` are to the arguments that give fairseq's."""
         arguments = {
             "beam_size": options.beam,
             "num_hypotheses": options.beam,
-            "length_penalty": power,
+            "length_penalty": _power(options),
             "max_decoding_length": options.max_length,
             "max_input_length": 0,
             "max_batch_size": options.batch_size,
             "return_scores": True,
             "return_end_token": True,
         }
-        if empty:
-            # the empty hypothesis has one of the places; </s> may not come first again
-            fewer = options.beam - 1
-            arguments |= {"patience": fewer / options.beam, "num_hypotheses": fewer, "min_decoding_length": 2}
-        results = self._translator.translate_batch(
-            [one.source for one in searches],
-            target_prefix=[[one.tag] for one in searches],
-            **arguments | changes,
-        )
-        for one, result in zip(searches, results, strict=True):
-            one.candidates = [
-                _Candidate(tokens, len(tokens), score * len(tokens) ** power)
-                for tokens, score in zip(result.hypotheses, result.scores, strict=True)
-            ]
+        # the empty hypothesis has one of the places; </s> may not come first again
+        fewer = options.beam - 1
+        without_empty = {
+            "patience": fewer / options.beam,
+            "num_hypotheses": fewer,
+            "min_decoding_length": 2,
+        }
+        pending: list[tuple[_Search, Any]] = []
+        for alike, differing in (
+            ([one for one in searches if not one.empty], {}),
+            ([one for one in searches if one.empty], without_empty),
+        ):
+            if alike:
+                futures = self._translator.translate_batch(
+                    [one.source for one in alike],
+                    target_prefix=[[one.tag] for one in alike],
+                    asynchronous=True,
+                    **arguments | differing | changes,
+                )
+                pending.extend(zip(alike, futures, strict=True))
+        return pending
 
     def _score(self, targets: list[tuple[_Search, list[str]]], options: SearchOptions) -> list[list[float]]:
         """Log-probabilities of the tag, of the tokens after it, and of ``</s>`` after those."""
@@ -271,6 +275,21 @@ class CTranslate2Engine:
         for one, probe in zip(searches, probes, strict=True):
             one.empty = any(candidate.total < PUT_AWAY for candidate in probe.candidates)
         self._search([one for one in searches if one.empty], options)
+
+
+def _power(options: SearchOptions) -> float:
+    """The length penalty as CTranslate2 is given it: at exactly 0 it would stop at the first finished one."""
+    return options.length_penalty or 1e-9
+
+
+def _collect(pending: list[tuple[_Search, Any]], options: SearchOptions) -> None:
+    """Wait for a search, and replace the candidates by what it found."""
+    for one, future in pending:
+        result = future.result()
+        one.candidates = [
+            _Candidate(tokens, len(tokens), score * len(tokens) ** _power(options))
+            for tokens, score in zip(result.hypotheses, result.scores, strict=True)
+        ]
 
 
 def open_model(
