@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from neuron_specialization.corpora.catalogue import catalogue
 from neuron_specialization.directions import LANGUAGE_PATTERN, Direction, branch_of, known_languages
 from neuron_specialization.errors import ConfigError
 from neuron_specialization.files import hash_of
+from neuron_specialization.validation import ModelT, validated
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=64)]
 LanguageCode = Annotated[str, Field(pattern=rf"^{LANGUAGE_PATTERN}$")]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def _in_catalogue(key: str, name: str) -> None:
@@ -492,7 +489,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: naming every bad key, its value, and the nearest valid key for an unknown one.
     """
-    return _validated(Config, values, "configuration")
+    return validated(Config, values, "configuration")
 
 
 def parse_recipe(text: str) -> Recipe:
@@ -500,13 +497,13 @@ def parse_recipe(text: str) -> Recipe:
     return parse_spec(Recipe, text, "recipe")
 
 
-def parse_spec(kind: type[SectionT], text: str, what: str = "spec") -> SectionT:
+def parse_spec(kind: type[ModelT], text: str, what: str = "spec") -> ModelT:
     """Validate a section given as JSON, as a rule passes it to a command (``--spec``)."""
     try:
         values = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"the {what} is not valid JSON: {error}") from None
-    return _validated(kind, values, what)
+    return validated(kind, values, what)
 
 
 def load_config(*paths: str | Path) -> Config:
@@ -533,74 +530,3 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _listed(names: Iterable[object]) -> str:
     return ", ".join(sorted(str(name) for name in names))
-
-
-def _validated(kind: type[SectionT], values: Any, what: str) -> SectionT:
-    if isinstance(values, Mapping):
-        _refuse_nan(values, ())
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        lines = [_describe(kind, item) for item in error.errors(include_url=False)]
-        raise ConfigError(
-            f"the {what} is not valid:\n" + "\n".join(f"  - {line}" for line in lines),
-            hint="correct it; config.yaml shows every key with its default",
-        ) from None
-
-
-def _refuse_nan(values: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{'.'.join((*path, str(key)))} is not a finite number")
-        if isinstance(value, Mapping):
-            _refuse_nan(value, (*path, str(key)))
-
-
-def _describe(kind: type[BaseModel], item: Any) -> str:
-    location = [str(part) for part in item["loc"]]
-    place = ".".join(location) or "(top level)"
-    if item["type"] == "extra_forbidden":
-        names = _keys_at(kind, location[:-1])
-        nearest = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
-        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{place}: unknown key{suggestion} (valid here: {', '.join(names)})"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] in ("missing", "value_error"):
-        return f"{place}: {message}" if location else message
-    return f"{place}: {message} (given: {item['input']!r})"
-
-
-def _keys_at(kind: type[BaseModel], path: list[str]) -> list[str]:
-    """The valid keys of the section at a path, following nested sections and mappings of sections."""
-    current: Any = kind
-    for part in path:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            fields = {(field.alias or name): field for name, field in current.model_fields.items()}
-            if part not in fields:
-                return []
-            current = fields[part].annotation
-        sections = [found for found in _sections_in(current) if found is not current]
-        if not (isinstance(current, type) and issubclass(current, BaseModel)) and sections:
-            # dict[str, Section]: the next part is a name; stay on the section itself
-            origin = getattr(current, "__origin__", None)
-            current = sections[0] if origin is not dict else _Named(sections[0])
-        elif isinstance(current, _Named):
-            current = current.section
-    if isinstance(current, _Named):
-        current = current.section
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [field.alias or name for name, field in current.model_fields.items()]
-    return []
-
-
-class _Named:
-    """A mapping of names to sections, met half-way along a path."""
-
-    def __init__(self, section: type[BaseModel]) -> None:
-        self.section = section
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [found for part in getattr(annotation, "__args__", ()) for found in _sections_in(part)]

@@ -1,0 +1,80 @@
+"""Validation of closed pydantic models; errors name every bad key and the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from neuron_specialization.errors import ConfigError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def validated(kind: type[ModelT], values: Any, what: str) -> ModelT:
+    """Validate ``values`` as a model.
+
+    Args:
+        kind: a model that forbids unknown keys.
+        values: what YAML or JSON gave.
+        what: what the values are called in the error.
+
+    Raises:
+        ConfigError: naming every bad key, its value, and for an unknown key the nearest valid one.
+    """
+    if isinstance(values, Mapping):
+        _refuse_nan(values, ())
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(kind, item) for item in error.errors(include_url=False)]
+        raise ConfigError(
+            f"the {what} is not valid:\n" + "\n".join(f"  - {line}" for line in lines),
+            hint="correct it; config.yaml shows every key with its default",
+        ) from None
+
+
+def _refuse_nan(values: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{'.'.join((*path, str(key)))} is not a finite number")
+        if isinstance(value, Mapping):
+            _refuse_nan(value, (*path, str(key)))
+
+
+def _describe(kind: type[BaseModel], item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    place = ".".join(location) or "(top level)"
+    if item["type"] == "extra_forbidden":
+        names = _keys_at(kind, location[:-1])
+        nearest = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
+        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        return f"{place}: unknown key{suggestion} (valid here: {', '.join(names)})"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] in ("missing", "value_error"):
+        return f"{place}: {message}" if location else message
+    return f"{place}: {message} (given: {item['input']!r})"
+
+
+def _keys_at(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """The valid keys of the section at a path, through nested sections and mappings of names to sections."""
+    section, next_is_a_name = kind, False
+    for part in path:
+        if next_is_a_name:
+            next_is_a_name = False
+            continue
+        fields = {(field.alias or name): field for name, field in section.model_fields.items()}
+        found = _sections_in(fields[part].annotation) if part in fields else []
+        if not found:
+            return []
+        section, next_is_a_name = found[0], get_origin(fields[part].annotation) is dict
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections_in(part)]
