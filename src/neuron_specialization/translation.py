@@ -171,12 +171,15 @@ class Translator:
         open_engine: Callable[[Direction], tuple[Engine, Segmentation, int]],
         *,
         name: str,
+        keep: int = 8,
     ) -> None:
         """See `load`; ``open_engine`` gives engine, segmenter and the longest source in pieces."""
         self.directions = list(directions)
         self._open_engine = open_engine
         self._name = name
         self._opened: dict[Direction, tuple[Engine, Segmentation, int]] = {}
+        self._recent: list[tuple[Engine, Segmentation, int]] = []
+        self._keep = keep
         self._lock = threading.Lock()
 
     @classmethod
@@ -188,6 +191,7 @@ class Translator:
         compute_type: str = "default",
         device: str = "cpu",
         input_format: InputFormat = "text",
+        keep: int = 8,
     ) -> Translator:
         """Open an exported model with the ctranslate2 engine.
 
@@ -199,6 +203,8 @@ class Translator:
             compute_type: ``default`` (as exported), ``int8``, ``float32``, …: what CTranslate2 accepts.
             device: ``cpu``, ``cuda`` or ``auto``.
             input_format: ``text``, or ``pieces``: lines that are segmented already.
+            keep: models kept in memory, the most recently used ones. Beside its weights each holds working
+                memory for each thread (some 70 MB for the demonstration's model).
 
         Raises:
             TranslationError: the path is no model directory, or one that is damaged.
@@ -216,7 +222,7 @@ class Translator:
                 input_format=input_format,
             )
 
-        return cls(list(folders), open_engine, name=str(path))
+        return cls(list(folders), open_engine, name=str(path), keep=keep)
 
     def translate(
         self,
@@ -296,7 +302,15 @@ class Translator:
                 # a dense model is one engine for all its directions: do not load it once for each
                 served = [other for other in self.directions if opened[0].serves(other)]
                 self._opened.update((other, opened) for other in {direction, *served})
-            return self._opened[direction]
+                self._recent.append(opened)
+            opened = self._opened[direction]
+            self._recent.remove(opened)
+            self._recent.append(opened)
+            while len(self._recent) > self._keep:
+                # whoever still translates with it keeps it alive that long
+                oldest = self._recent.pop(0)
+                self._opened = {key: value for key, value in self._opened.items() if value is not oldest}
+            return opened
 
 
 def _of_line(

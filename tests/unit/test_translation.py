@@ -168,6 +168,20 @@ def test_an_engine_is_opened_once_for_all_it_serves() -> None:
     assert opened == ["de-en", "fr-en"]
 
 
+def test_only_the_recent_models_are_kept() -> None:
+    opened = []
+
+    def open_engine(direction: Direction) -> tuple[Engine, Segmentation, int]:
+        opened.append(str(direction))
+        return Upper((direction,)), Words(), 10
+
+    translator = Translator([DE_EN, EN_DE, FR_EN], open_engine, name="a model", keep=2)
+    for name in ("de-en", "en-de", "de-en", "fr-en", "de-en", "en-de"):
+        assert translator.translate(["a"], name) == ["A"]
+    # fr-en pushed en-de out, not de-en, which had been used since
+    assert opened == ["de-en", "en-de", "fr-en", "en-de"]
+
+
 def test_one_translator_in_many_threads() -> None:
     opened = []
 
