@@ -58,7 +58,7 @@ class Workflow:
     profile: str = "default"
 
     def run(
-        self, *arguments: str, overrides: dict[str, object] | None = None, timeout: float = 120
+        self, *arguments: str, overrides: dict[str, object] | None = None, timeout: float = 600
     ) -> Result:
         """Run snakemake; ``overrides`` go into a second configuration file, merged over the first."""
         configs = [str(self.config or self.root / "config.yaml")]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ def smoke(tmp_path: Path) -> Workflow:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     config = load_config(REPOSITORY / name)
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     plan = Workflow(tmp_path, config=REPOSITORY / name).plan()
-    seconds = time.monotonic() - started
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     assert plan.status == 0, plan.output
     scores = len(config.systems) * len(config.all_directions()) * len(config.testsets)
     assert plan.jobs["translate"] == plan.jobs["score"] == scores
@@ -45,7 +45,8 @@ def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     assert plan.jobs["train_baseline"] == sum(system.init is None for system in trained)
     assert plan.jobs["train_specialised"] == sum(system.init is not None for system in trained)
     assert plan.jobs["tables"] == 1
-    assert seconds < 30  # some 3 s on an idle machine
+    # of the processor: a busy machine is no failure
+    assert seconds < 10
 
 
 def test_the_plan_says_what_would_train(demo: Workflow) -> None:
