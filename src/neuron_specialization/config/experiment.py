@@ -1,0 +1,229 @@
+"""The whole configuration: what must hold between its sections, and what is derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from neuron_specialization.config.sections import (
+    Activations,
+    Corpus,
+    LanguageCode,
+    MaskSelection,
+    Model,
+    Name,
+    Scoring,
+    Section,
+    System,
+    Testset,
+    Training,
+    Translation,
+    Vocabulary,
+    in_catalogue,
+)
+from neuron_specialization.directions import Direction, branch_of, known_languages
+
+
+class Config(Section):
+    """The whole configuration, validated. See config.yaml for a commented example."""
+
+    experiment: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 222
+    languages: list[LanguageCode]
+    pivot: LanguageCode | None = "en"
+    directions: list[str] | None = None
+    tiers: dict[Name, list[LanguageCode]] | Literal["ec30"] = Field(default={})
+    downloads: str = "downloads"
+    # where files of the catalogue are looked for first, for all or by name: a folder, a file or a URL
+    mirror: str | dict[str, str] | None = None
+    corpus: Corpus = Corpus()
+    vocabulary: Vocabulary = Vocabulary()
+    model: Model = Model()
+    training: Training = Training()
+    # only the keys given here differ from training:, for systems with a from:
+    finetuning: Training = Training()
+    activations: Activations = Activations()
+    masks: dict[Name, MaskSelection] = Field(default={"k95": MaskSelection()})
+    systems: dict[Name, System]
+    testsets: dict[Name, Testset] = Field(default={"heldout": Testset()})
+    translation: Translation = Translation()
+    scoring: Scoring = Scoring()
+
+    @field_validator("languages")
+    @classmethod
+    def _unique_languages(cls, languages: list[str]) -> list[str]:
+        if len(languages) < 2:
+            raise ValueError("at least two languages are needed")
+        repeated = sorted({code for code in languages if languages.count(code) > 1})
+        if repeated:
+            raise ValueError(f"listed twice: {', '.join(repeated)}")
+        return languages
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        languages = set(self.languages)
+        if self.directions is None and self.pivot not in languages:
+            raise ValueError(
+                f"pivot {self.pivot!r} is not among languages; list directions: instead, or add it"
+            )
+        seen: set[str] = set()
+        for text in self.directions or []:
+            direction = Direction.parse(text)
+            if text in seen:
+                raise ValueError(f"directions: {text} is listed twice")
+            seen.add(text)
+            for code in (direction.source, direction.target):
+                if code not in languages:
+                    raise ValueError(f"directions: {text} uses {code!r}, which languages: does not list")
+        if self.directions is not None and not self.directions:
+            raise ValueError("directions: is empty; remove the key for all pairs with the pivot")
+        tiered: dict[str, str] = {}
+        for tier, codes in self.tier_lists().items():
+            for code in codes:
+                if code not in languages:
+                    raise ValueError(f"tiers.{tier}: {code!r} is not among languages")
+                if code in tiered:
+                    raise ValueError(f"tiers: {code!r} is in both {tiered[code]} and {tier}")
+                tiered[code] = tier
+        unknown_caps = set(self.corpus.train_caps) - set(self.tier_lists())
+        if unknown_caps:
+            raise ValueError(f"corpus.train_caps: no tier is called {', '.join(sorted(unknown_caps))}")
+        self._check_systems()
+        self._check_testsets()
+        if isinstance(self.mirror, dict):
+            for name in self.mirror:
+                in_catalogue("mirror", name)
+        return self
+
+    def _check_testsets(self) -> None:
+        for name, testset in self.testsets.items():
+            if self.corpus.source != "data-bin":
+                if testset.source == "data-bin":
+                    raise ValueError(f"testsets.{name}: the corpus is not a data-bin (corpus.source)")
+            elif testset.source == "corpus":
+                raise ValueError(
+                    f"testsets.{name}: a data-bin has no held-out text of its own; "
+                    "name one of its splits, e.g. {source: data-bin, splits: [test]}"
+                )
+            elif testset.source != "data-bin" and not self.corpus.segmentation:
+                raise ValueError(
+                    f"testsets.{name}: text cannot be segmented as the data-bin was: set corpus.segmentation "
+                    "to its SentencePiece model, or use the data-bin's own test split (source: data-bin)"
+                )
+
+    def _check_systems(self) -> None:
+        if not self.systems:
+            raise ValueError("systems: is empty")
+        for name, system in self.systems.items():
+            if system.init is None:
+                if system.masks is not None:
+                    raise ValueError(f"systems.{name}: masks need a trained model to go on from: set from:")
+                continue
+            if system.init == name or system.init not in self.systems:
+                raise ValueError(f"systems.{name}.from: no other system is called {system.init!r}")
+            if self.systems[system.init].init is not None:
+                raise ValueError(
+                    f"systems.{name}.from: {system.init!r} is not a baseline (it has a from: itself)"
+                )
+            if system.masks is not None and system.masks not in self.masks:
+                raise ValueError(f"systems.{name}.masks: no selection is called {system.masks!r} in masks:")
+        masked = {system.init for system in self.systems.values() if system.masks}
+        if len(masked) > 1:
+            raise ValueError(
+                "systems: masks are made from one baseline, but those with masks: go on from "
+                f"{_listed(masked)}; give each baseline its own experiment"
+            )
+
+    # ---- derived, never typed twice ----
+
+    def all_directions(self) -> list[Direction]:
+        """Every direction trained and scored, in config order."""
+        if self.directions is not None:
+            return [Direction.parse(text) for text in self.directions]
+        others = [code for code in self.languages if code != self.pivot]
+        assert self.pivot is not None  # _consistent
+        return [Direction(self.pivot, code) for code in others] + [
+            Direction(code, self.pivot) for code in others
+        ]
+
+    def pairs(self) -> list[str]:
+        """The unordered pairs of all directions (see Direction.pair), in order of first use."""
+        return list(dict.fromkeys(direction.pair for direction in self.all_directions()))
+
+    def tier_lists(self) -> dict[str, list[str]]:
+        """Tier name → languages."""
+        if self.tiers == "ec30":
+            table = known_languages()
+            tiers: dict[str, list[str]] = {"high": [], "medium": [], "low": []}
+            for code in self.languages:
+                if code in table and table[code].ec30_tier in tiers:
+                    tiers[table[code].ec30_tier].append(code)
+            return tiers
+        assert isinstance(self.tiers, dict)
+        return self.tiers
+
+    def tier_of(self, direction: Direction) -> str:
+        """The tier of the direction's non-pivot language; ``all`` where no tiers are set."""
+        code = direction.target if direction.source == self.pivot else direction.source
+        return next((tier for tier, codes in self.tier_lists().items() if code in codes), "all")
+
+    def train_cap(self, pair: str) -> int | None:
+        """How many training segments a pair may keep; the smaller of its two languages' caps; None = all."""
+        tiers = self.tier_lists()
+        caps = [
+            cap
+            for tier, cap in self.corpus.train_caps.items()
+            if any(code in tiers[tier] for code in pair.split("-"))
+        ]
+        return min(caps) if caps else None
+
+    def mirror_of(self, name: str) -> str | None:
+        """Where a file of the catalogue is looked for before its origin."""
+        return self.mirror.get(name) if isinstance(self.mirror, dict) else self.mirror
+
+    def data_bin_splits(self) -> list[str]:
+        """The splits that are needed of a corpus that comes binarised."""
+        trained = any(system.checkpoint is None for system in self.systems.values())
+        counted = any(
+            system.masks and not self.masks[system.masks].source for system in self.systems.values()
+        )
+        wanted = ["train", "valid"] if trained else []
+        wanted += [self.activations.split] if counted else []
+        for testset in self.testsets.values():
+            wanted += testset.splits if testset.source == "data-bin" else []
+        return list(dict.fromkeys(wanted))
+
+    def mask_baseline(self) -> str:
+        """The baseline whose activations give the masks; the first baseline where no system has masks."""
+        masked = (system.init for system in self.systems.values() if system.masks and system.init)
+        return next(masked, next(name for name, system in self.systems.items() if system.init is None))
+
+    def training_of(self, name: str) -> Training:
+        """The resolved settings of a system: training, then finetuning if it has a from, then its own."""
+        system = self.systems[name]
+        values = self.training.model_dump()
+        layers = [self.finetuning] if system.init else []
+        for override in [*layers, system.training]:
+            values |= override.model_dump(exclude_unset=True)
+        return Training(**values)
+
+    def groups(self) -> list[dict[str, str]]:
+        """One row a direction: direction, group (en→X …), tier, branch of the non-pivot language."""
+        rows = []
+        for direction in self.all_directions():
+            code = direction.target if direction.source == self.pivot else direction.source
+            rows.append(
+                {
+                    "direction": str(direction),
+                    "group": direction.group(self.pivot),
+                    "tier": self.tier_of(direction),
+                    "branch": branch_of(code),
+                }
+            )
+        return rows
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(sorted(str(name) for name in names))

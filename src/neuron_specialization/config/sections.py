@@ -1,0 +1,239 @@
+"""The sections of the configuration, a class each: keys, types, defaults, and what holds within a section."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from neuron_specialization.corpora.catalogue import catalogue
+from neuron_specialization.directions import LANGUAGE_PATTERN
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=64)]
+LanguageCode = Annotated[str, Field(pattern=rf"^{LANGUAGE_PATTERN}$")]
+Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+def in_catalogue(key: str, name: str) -> None:
+    """Raise ValueError (for pydantic) unless the catalogue of downloads has the name."""
+    known = catalogue()
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"{key}: data/catalogue.tsv has no {name!r}{suggestion}")
+
+
+def _is_file_name(text: str) -> bool:
+    return "/" in text or text.endswith(".pt")
+
+
+class Section(BaseModel):
+    """A closed section: unknown keys are errors, values are not changed after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Cleaning(Section):
+    """What the cleaning stage drops. Lengths are white-space words."""
+
+    max_words: Positive = 120
+    max_characters: Positive = 600
+    max_ratio: Annotated[float, Field(gt=1)] = 3.0
+    # short segments (labels, buttons) may legitimately differ more in length than the ratio allows
+    ratio_free_words: Annotated[int, Field(ge=0)] = 4
+
+
+class Corpus(Section):
+    """Where the text comes from and how much of it is used.
+
+    ``homeassistant`` is downloaded (data/catalogue.tsv); ``local`` reads plain text from ``path``;
+    ``data-bin`` takes text that fairseq binarised elsewhere (EC30): ``path`` is its folder or archive,
+    ``dataset`` its name in the catalogue.
+    """
+
+    source: Literal["homeassistant", "local", "data-bin"] = "homeassistant"
+    path: str | None = None
+    dataset: str | None = None
+    shards: Positive = 1
+    # the SentencePiece model a data-bin's text was segmented with, where it is known
+    segmentation: str | None = None
+    train_caps: dict[Name, Positive] = {}
+    valid_size: Positive = 250
+    heldout_size: Positive = 500
+    heldout_min_words: Annotated[int, Field(ge=0)] = 4
+    cleaning: Cleaning = Cleaning()
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> Self:
+        if self.source == "local" and not self.path:
+            raise ValueError(
+                "corpus.source is local: set corpus.path to the folder with train.<src>-<tgt>.<lang>"
+            )
+        if self.source == "data-bin" and not (self.path or self.dataset):
+            raise ValueError("corpus.source is data-bin: set corpus.path or corpus.dataset")
+        if self.source == "data-bin" and self.path and self.dataset:
+            raise ValueError("corpus.path and corpus.dataset are both set: keep one")
+        for key in ("dataset", "segmentation"):
+            if self.source != "data-bin" and getattr(self, key):
+                raise ValueError(f"corpus.{key} is for corpus.source: data-bin")
+        if self.source != "data-bin" and self.shards != 1:
+            raise ValueError("corpus.shards is for corpus.source: data-bin; other text is binarised as one")
+        if self.dataset:
+            in_catalogue("corpus.dataset", self.dataset)
+        return self
+
+
+class Vocabulary(Section):
+    """The joint SentencePiece model."""
+
+    size: Annotated[int, Field(ge=32)] = 4000
+    model_type: Literal["bpe", "unigram"] = "unigram"
+    character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 1.0
+    # sentences the largest language contributes to its training; the temperature balances the others
+    sample_size: Positive = 200_000
+    temperature: Annotated[float, Field(ge=1)] = 2.0
+
+
+class Model(Section):
+    """The Transformer. Pre-norm, ReLU, sinusoidal positions: what the method is defined for."""
+
+    encoder_layers: Positive = 3
+    decoder_layers: Positive = 3
+    d_model: Positive = 128
+    d_ff: Positive = 512
+    heads: Positive = 4
+    embeddings: Literal["shared", "decoder-tied", "separate"] = "shared"
+    max_positions: Positive = 256
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.d_model % self.heads:
+            raise ValueError(f"model.heads ({self.heads}) must divide model.d_model ({self.d_model})")
+        return self
+
+
+class Training(Section):
+    """How a system is trained. Every value changes the result; what does not is in the profile."""
+
+    max_updates: Positive = 3000
+    # padded tokens of one micro-batch on one device
+    max_tokens: Positive = 2048
+    # micro-batches of one update over all devices: update_freq follows from the number of GPUs
+    micro_batches: Positive = 1
+    lr: Annotated[float, Field(gt=0)] = 5e-3
+    scheduler: Literal["inverse_sqrt", "linear"] = "inverse_sqrt"
+    warmup_updates: Annotated[int, Field(ge=0)] = 400
+    adam_betas: tuple[Probability, Probability] = (0.9, 0.98)
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Probability = 0.1
+    dropout: Probability = 0.1
+    attention_dropout: Probability = 0.0
+    activation_dropout: Probability = 0.0
+    sampling_temperature: Annotated[float, Field(ge=1)] = 2.0
+    batching: Literal["mixed", "single-direction"] = "mixed"
+    validate_every: Positive = 500
+    save_every: Positive = 500
+    patience: Positive | None = None
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    # `fast` is this project's exact, quicker forward pass; `stock` runs fairseq's own code
+    implementation: Literal["fast", "stock"] = "fast"
+    # factors of the fast implementation's products on a CPU; auto: bf16 where this machine is faster so
+    products: Literal["fp32", "bf16", "auto"] = "fp32"
+
+
+class Activations(Section):
+    """How neuron activations are counted (paper section 3; upstream ``get_neurons.py``)."""
+
+    split: Literal["valid", "train"] = "valid"
+    count_padding: bool = False
+    max_tokens: Positive = 4096
+
+
+class MaskSelection(Section):
+    """Which neurons a direction keeps: the smallest set that makes up ``k`` % of the activity.
+
+    Or what a folder of the reference's mask files (``source``, ``<direction>.pt``) says.
+    """
+
+    k: Annotated[float, Field(gt=0, le=100)] = 95.0
+    tie_break: Literal["index", "torch-sort"] = "index"
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _made_or_read(self) -> Self:
+        if self.source is not None and {"k", "tie_break"} & self.model_fields_set:
+            raise ValueError("masks with a source: are read, not made: k and tie_break have no use")
+        return self
+
+
+class System(Section):
+    """One system. Without ``from`` it is a baseline; with it, it goes on from that system's model.
+
+    It is trained here, or taken over from a released ``checkpoint``: a name of the catalogue, or a file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    init: Name | None = Field(default=None, alias="from")
+    masks: Name | None = None
+    checkpoint: str | None = None
+    # only the keys given here differ from training: and finetuning:
+    training: Training = Training()
+
+    @property
+    def released(self) -> str | None:
+        """The catalogue's name of the checkpoint, None for a file or a system that is trained."""
+        return None if self.checkpoint is None or _is_file_name(self.checkpoint) else self.checkpoint
+
+    @model_validator(mode="after")
+    def _checkpoint_known(self) -> Self:
+        if self.checkpoint is not None:
+            if "training" in self.model_fields_set:
+                raise ValueError("training: has no use with a checkpoint:, which is trained already")
+            if self.released:
+                in_catalogue("checkpoint", self.released)
+        return self
+
+
+class Testset(Section):
+    """A test set: the corpus's own held-out text, FLORES-200, or a folder of parallel text.
+
+    A folder holds ``<split>.<language>`` files, line by line parallel over the languages. ``data-bin`` is a
+    split of a corpus that came binarised: its pieces are translated as they are.
+    """
+
+    source: Literal["corpus", "flores200", "folder", "data-bin"] = "corpus"
+    path: str | None = None
+    splits: list[Name] = ["devtest"]
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> Self:
+        if self.source == "folder" and not self.path:
+            raise ValueError(
+                "a testset with source: folder needs path: the folder of <split>.<language> files"
+            )
+        return self
+
+
+class Translation(Section):
+    """Beam search, the same for all systems."""
+
+    engine: Literal["ctranslate2", "fairseq"] = "ctranslate2"
+    beam: Positive = 5
+    length_penalty: float = 1.0
+    max_length: Positive = 200
+    batch_size: Positive = 64
+
+
+class Scoring(Section):
+    """Metrics and their intervals."""
+
+    metrics: list[Literal["bleu", "chrf++", "spbleu"]] = ["bleu", "chrf++"]
+    # how hypotheses and references are detokenised before scoring; our own text never was tokenised
+    detokenizer: Literal["none", "moses"] = "none"
+    bootstrap_samples: Annotated[int, Field(ge=0)] = 1000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
