@@ -1,6 +1,6 @@
 """Is one system better than another? Paired tests in each direction, and over groups of directions.
 
-In each direction, for each metric, by sacrebleu's own implementations:
+In each direction, for each metric, with sacrebleu's p-values (``resampling``):
 
 - paired bootstrap resampling (Koehn, 2004) and
 - paired approximate randomisation (Riezler and Maxwell, 2005),
@@ -26,7 +26,7 @@ from typing import Any
 from neuron_specialization.detokenize import detokenize
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.scoring import BOOTSTRAP_SEED, bootstrap_table, build_metric, read_texts
+from neuron_specialization.scoring import BOOTSTRAP_SEED, build_metric, read_texts
 from neuron_specialization.tables import DirectionGroup, direction_sets
 
 
@@ -127,47 +127,50 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+@dataclass(frozen=True)
+class PairedTests:
+    """The two p-values of a direction and metric, and the difference on every resample."""
+
+    p_bootstrap: float
+    p_randomisation: float
+    differences: list[float]
+
+
 def paired_tests(
     metric: Any,
-    name: str,
-    statistics: Sequence[Sequence[float]],
-    control_statistics: Sequence[Sequence[float]],
+    system: tuple[Sequence[Sequence[float]], float],
+    control: tuple[Sequence[Sequence[float]], float],
     settings: Settings,
-) -> tuple[float, float]:
-    """Return the p-values of sacrebleu's paired bootstrap and paired approximate randomisation.
+) -> PairedTests:
+    """Run sacrebleu's paired bootstrap and paired approximate randomisation.
 
-    Equal to those of ``sacrebleu --paired-bs`` and ``--paired-ar`` for the same seed; the sufficient
-    statistics (S segments each) are not counted again for each test. Translations with the same statistics
-    in every segment get 1: sacrebleu, which counts only trials beyond the difference found, gives them
-    1/(trials + 1), its most significant value.
+    The p-values are those of ``sacrebleu --paired-bs`` and ``--paired-ar`` for the same seed (see
+    ``resampling``), with one exception: translations with the same statistics in every segment get 1.
+    sacrebleu, which counts only trials beyond the difference found, gives them 1/(trials + 1), its most
+    significant value.
+
+    Args:
+        metric: of sacrebleu.
+        system, control: sufficient statistics of the S segments, and the score.
+        settings: samples, trials, seed.
     """
     import numpy as np
-    from sacrebleu.significance import Result, _paired_ar_test, _paired_bs_test
 
-    control = np.asarray(control_statistics, dtype=np.float64)
-    baseline = {name: (control, Result(metric._aggregate_and_compute(control_statistics).score))}
-    counts = np.asarray(statistics, dtype=np.float64)
-    if np.array_equal(counts, control):
-        return 1.0, 1.0
-    counted = _Counted(metric, counts)
-    segments = [""] * len(control)
-    p_values = []
-    for test, number in ((_paired_bs_test, settings.samples), (_paired_ar_test, settings.trials)):
-        _, results = test(baseline, "", segments, None, {name: counted}, number, seed=settings.seed)
-        p_values.append(float(results[name].p_value))
-    return p_values[0], p_values[1]
+    from neuron_specialization import resampling
 
-
-class _Counted:
-    """A metric whose statistics of the system are known already."""
-
-    def __init__(self, metric: Any, statistics: Any) -> None:
-        self._statistics = statistics
-        self._compute_score_from_stats = metric._compute_score_from_stats
-        self._aggregate_and_compute = metric._aggregate_and_compute
-
-    def _extract_corpus_statistics(self, hypotheses: Any, references: Any) -> Any:
-        return self._statistics
+    tables = [np.asarray(statistics, dtype=np.float64) for statistics, _ in (system, control)]
+    if np.array_equal(*tables):
+        return PairedTests(1.0, 1.0, [0.0] * settings.samples)
+    scores = system[1], control[1]
+    sums = resampling.bootstrap_sums(tables, settings.samples, settings.seed)
+    differences = resampling.corpus_scores(metric, sums[0]) - resampling.corpus_scores(metric, sums[1])
+    return PairedTests(
+        resampling.bootstrap_p_value(metric, sums[0], sums[1], *scores),
+        resampling.randomisation_p_value(
+            metric, tables[0], tables[1], settings.trials, settings.seed, *scores
+        ),
+        differences.tolist(),
+    )
 
 
 def compare_direction(
@@ -191,14 +194,13 @@ def compare_direction(
     results, differences = [], {}
     for name in settings.metrics:
         metric = build_metric(name, direction)
-        statistics = [
+        ours, theirs = (
             metric._extract_corpus_statistics(lines, [references]) for lines in (hypotheses, controls)
-        ]
-        score, control_score = (float(metric._aggregate_and_compute(table).score) for table in statistics)
-        resampled = bootstrap_table(metric, statistics, settings.samples, settings.seed)
-        differences[name] = [a - b for a, b in zip(*resampled, strict=True)]
-        low, high = interval(differences[name], settings.confidence)
-        p_bootstrap, p_randomisation = paired_tests(metric, name, statistics[0], statistics[1], settings)
+        )
+        score, control_score = (float(metric._aggregate_and_compute(table).score) for table in (ours, theirs))
+        tests = paired_tests(metric, (ours, score), (theirs, control_score), settings)
+        differences[name] = tests.differences
+        low, high = interval(tests.differences, settings.confidence)
         results.append(
             DirectionResult(
                 direction=files.direction,
@@ -209,8 +211,8 @@ def compare_direction(
                 delta=score - control_score,
                 low=low,
                 high=high,
-                p_bootstrap=p_bootstrap,
-                p_randomisation=p_randomisation,
+                p_bootstrap=tests.p_bootstrap,
+                p_randomisation=tests.p_randomisation,
                 signature=_signature(metric, settings),
             )
         )
