@@ -56,7 +56,7 @@ def _bleu(sums: Statistics, orders: int) -> Statistics:
             smoothed = 100 / (smoothing * total[:, n])
             precision = np.where(none, smoothed, 100 * correct[:, n] / total[:, n])
             precisions[counted, n] = precision[counted]
-    # math's functions and Python's sum: NumPy's differ in the last bit, which would part scores that are equal
+    # math's functions and Python's sum: NumPy's may differ in the last bit, which would part equal scores
     scores = []
     for (system, reference), row, found in zip(
         lengths, precisions.tolist(), correct.any(axis=1).tolist(), strict=True
@@ -83,7 +83,8 @@ def _chrf(sums: Statistics, orders: int, beta: float) -> Statistics:
             effective += both
         precision, recall = precision / effective, recall / effective
         scores = (1 + factor) * precision * recall / (factor * precision + recall)
-    return np.where((effective > 0) & (precision + recall > 0), 100 * scores, dtype(0))
+    result: Statistics = np.where((effective > 0) & (precision + recall > 0), 100 * scores, dtype(0))
+    return result
 
 
 def bootstrap_sums(tables: Sequence[Statistics], samples: int, seed: int) -> list[Statistics]:

@@ -159,7 +159,7 @@ def paired_tests(
     from neuron_specialization import resampling
 
     tables = [np.asarray(statistics, dtype=np.float64) for statistics, _ in (system, control)]
-    if np.array_equal(*tables):
+    if np.array_equal(tables[0], tables[1]):
         return PairedTests(1.0, 1.0, [0.0] * settings.samples)
     scores = system[1], control[1]
     sums = resampling.bootstrap_sums(tables, settings.samples, settings.seed)

@@ -13,7 +13,8 @@ from sacrebleu.significance import Result, _paired_ar_test, _paired_bs_test
 from neuron_specialization import resampling
 from neuron_specialization.significance import Settings, paired_tests
 
-WORDS = "the a small house stands near an old river and nobody knows why it was built there".split()
+SENTENCE = "the a small house stands near an old river and nobody knows why it was built there"
+WORDS = SENTENCE.split()
 
 
 def corpus(segments: int, seed: int) -> tuple[list[str], list[str], list[str]]:
