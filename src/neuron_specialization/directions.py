@@ -12,6 +12,8 @@ from neuron_specialization.errors import ConfigError
 from neuron_specialization.resources import data_file
 
 LANGUAGE_PATTERN = r"[a-z]{2,3}(?:_[A-Za-z0-9]{2,8})*"
+# the group of directions that are translated and scored, and never trained
+ZERO_SHOT = "zero-shot"
 DIRECTION_PATTERN = rf"{LANGUAGE_PATTERN}-{LANGUAGE_PATTERN}"
 
 

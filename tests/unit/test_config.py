@@ -112,6 +112,23 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
             ["masks are made from one baseline", "go on from a, b"],
         ),
         ({"testsets": {"t": {"source": "folder"}}}, ["needs path:"]),
+        ({"zero_shot": ["de-fr"]}, ["zero_shot: de-fr uses 'fr', which languages: does not list"]),
+        ({"zero_shot": ["de-es", "de-es"]}, ["zero_shot: de-es is listed twice"]),
+        ({"zero_shot": ["de-en"]}, ["zero_shot: de-en is among the trained directions"]),
+        ({"zero_shot": ["de"]}, ["'de' is not a direction"]),
+        (
+            {"zero_shot": ["en-ru"], "directions": ["en-de", "de-en"]},
+            ["zero_shot: en-ru must lead", "around the pivot (en)"],
+        ),
+        (
+            {"zero_shot": ["de-ru"], "directions": ["de-es"], "pivot": None},
+            ["around the pivot (none is set)"],
+        ),
+        (
+            {"zero_shot": ["de-ru"], "directions": ["de-en", "ru-en"]},
+            ["zero_shot: de-ru needs de-en and en-ru to be trained", "directions: lacks en-ru"],
+        ),
+        ({"scoring": {"comet": {"modell": "x"}}}, ["scoring.comet.modell: unknown key"]),
         ({"scoring": {"metrics": ["bleurt"]}}, ["scoring.metrics.0", "'bleurt'"]),
     ],
 )
@@ -163,6 +180,31 @@ def test_groups() -> None:
     rows = {row["direction"]: row for row in parsed().groups()}
     assert rows["en-de"] == {"direction": "en-de", "group": "en→X", "tier": "high", "branch": "Germanic"}
     assert rows["ru-en"] == {"direction": "ru-en", "group": "X→en", "tier": "low", "branch": "Slavic"}
+
+
+def test_zero_shot_directions_are_scored_and_never_trained() -> None:
+    config = parsed(zero_shot=["de-es", "es-ru", "es-de"])
+    plain = parsed()
+    assert config.all_directions() == plain.all_directions() and config.pairs() == plain.pairs()
+    assert config.scored_directions() == [*plain.all_directions(), *config.zero_shot_directions()]
+    assert [str(one) for one in config.zero_shot_directions()] == ["de-es", "es-ru", "es-de"]
+    assert config.zero_shot_pairs() == ["de-es", "es-ru"]
+    # what is trained, and what with, stays as it was
+    for system in config.systems:
+        assert recipe_of(config, system) == recipe_of(plain, system)
+    assert corpus_spec_of(config) == corpus_spec_of(plain)
+    rows = config.groups()
+    assert rows[:6] == plain.groups()
+    assert rows[6:] == [
+        {"direction": "de-es", "group": "zero-shot", "tier": "mixed", "branch": "mixed"},
+        {"direction": "es-ru", "group": "zero-shot", "tier": "low", "branch": "mixed"},
+        {"direction": "es-de", "group": "zero-shot", "tier": "mixed", "branch": "mixed"},
+    ]
+
+
+def test_a_trained_pair_may_have_a_zero_shot_direction_back() -> None:
+    config = parsed(directions=["de-en", "en-es", "es-de"], zero_shot=["de-es"])
+    assert config.zero_shot_pairs() == []
 
 
 def test_a_language_in_no_tier_is_in_the_tier_all() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -45,6 +45,9 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]
             yield key, "required"
         else:
             yield key, field.get_default(call_default_factory=True)
+            for kind in get_args(field.annotation):
+                if isinstance(kind, type) and issubclass(kind, BaseModel):  # a section that may be left out
+                    yield from keys(kind, f"{key}.")
 
 
 def test_every_key_is_documented_with_its_default() -> None:

@@ -26,6 +26,7 @@ from neuron_specialization.config.sections import (
     Vocabulary,
 )
 
+    Comet,
 __all__ = [
     "Activations",
     "Cleaning",
@@ -46,6 +47,7 @@ __all__ = [
     "Translation",
     "Vocabulary",
     "load_config",
+    "Comet",
     "parse_config",
     "parse_recipe",
     "parse_spec",

@@ -23,7 +23,7 @@ from neuron_specialization.config.sections import (
     Vocabulary,
     in_catalogue,
 )
-from neuron_specialization.directions import Direction, branch_of, known_languages
+from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
 
 
 class Config(Section):
@@ -34,6 +34,8 @@ class Config(Section):
     languages: list[LanguageCode]
     pivot: LanguageCode | None = "en"
     directions: list[str] | None = None
+    # translated and scored, never trained: by way of the pivot, under a mask put together from two
+    zero_shot: list[str] = []
     tiers: dict[Name, list[LanguageCode]] | Literal["ec30"] = Field(default={})
     downloads: str = "downloads"
     # where files of the catalogue are looked for first, for all or by name: a folder, a file or a URL
@@ -90,12 +92,39 @@ class Config(Section):
         unknown_caps = set(self.corpus.train_caps) - set(self.tier_lists())
         if unknown_caps:
             raise ValueError(f"corpus.train_caps: no tier is called {', '.join(sorted(unknown_caps))}")
+        self._check_zero_shot()
         self._check_systems()
         self._check_testsets()
         if isinstance(self.mirror, dict):
             for name in self.mirror:
                 in_catalogue("mirror", name)
         return self
+
+    def _check_zero_shot(self) -> None:
+        trained = {str(direction) for direction in self.all_directions()}
+        seen: set[str] = set()
+        for text in self.zero_shot:
+            direction = Direction.parse(text)
+            if text in seen:
+                raise ValueError(f"zero_shot: {text} is listed twice")
+            seen.add(text)
+            for code in (direction.source, direction.target):
+                if code not in self.languages:
+                    raise ValueError(f"zero_shot: {text} uses {code!r}, which languages: does not list")
+            if text in trained:
+                raise ValueError(f"zero_shot: {text} is among the trained directions; it cannot be both")
+            if self.pivot is None or self.pivot in (direction.source, direction.target):
+                raise ValueError(
+                    f"zero_shot: {text} must lead from one language to another around the pivot "
+                    f"({self.pivot or 'none is set'})"
+                )
+            needed = [f"{direction.source}-{self.pivot}", f"{self.pivot}-{direction.target}"]
+            missing = [name for name in needed if name not in trained]
+            if missing:
+                raise ValueError(
+                    f"zero_shot: {text} needs {' and '.join(needed)} to be trained: its mask and text are "
+                    f"put together from theirs; directions: lacks {' and '.join(missing)}"
+                )
 
     def _check_testsets(self) -> None:
         for name, testset in self.testsets.items():
@@ -139,7 +168,7 @@ class Config(Section):
     # ---- derived, never typed twice ----
 
     def all_directions(self) -> list[Direction]:
-        """Every direction trained and scored, in config order."""
+        """Every direction that is trained, in config order."""
         if self.directions is not None:
             return [Direction.parse(text) for text in self.directions]
         others = [code for code in self.languages if code != self.pivot]
@@ -148,8 +177,22 @@ class Config(Section):
             Direction(code, self.pivot) for code in others
         ]
 
+    def zero_shot_directions(self) -> list[Direction]:
+        """The directions that are scored and not trained, in config order."""
+        return [Direction.parse(text) for text in self.zero_shot]
+
+    def scored_directions(self) -> list[Direction]:
+        """Every direction that is translated and scored: the trained ones, then the zero-shot ones."""
+        return [*self.all_directions(), *self.zero_shot_directions()]
+
+    def zero_shot_pairs(self) -> list[str]:
+        """The unordered pairs of zero-shot directions that no trained direction has: only tested on."""
+        trained = self.pairs()
+        pairs = dict.fromkeys(direction.pair for direction in self.zero_shot_directions())
+        return [pair for pair in pairs if pair not in trained]
+
     def pairs(self) -> list[str]:
-        """The unordered pairs of all directions (see Direction.pair), in order of first use."""
+        """The unordered pairs of all trained directions (see Direction.pair), in order of first use."""
         return list(dict.fromkeys(direction.pair for direction in self.all_directions()))
 
     def tier_lists(self) -> dict[str, list[str]]:
@@ -210,9 +253,17 @@ class Config(Section):
         return Training(**values)
 
     def groups(self) -> list[dict[str, str]]:
-        """One row a direction: direction, group (en→X …), tier, branch of the non-pivot language."""
+        """One row a scored direction: direction, group (en→X …), tier, branch of the non-pivot language.
+
+        A zero-shot direction has two such languages: where their tiers or branches differ, it has ``mixed``.
+        """
         rows = []
-        for direction in self.all_directions():
+        for direction in self.scored_directions():
+            if str(direction) in self.zero_shot:
+                rows.append(
+                    {"direction": str(direction), "group": ZERO_SHOT, **self._zero_shot_row(direction)}
+                )
+                continue
             code = direction.target if direction.source == self.pivot else direction.source
             rows.append(
                 {
@@ -223,6 +274,16 @@ class Config(Section):
                 }
             )
         return rows
+
+    def _zero_shot_row(self, direction: Direction) -> dict[str, str]:
+        codes = (direction.source, direction.target)
+        pivot = str(self.pivot)
+        tiers = dict.fromkeys(self.tier_of(Direction(pivot, code)) for code in codes)
+        branches = dict.fromkeys(branch_of(code) for code in codes)
+        return {
+            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed",
+            "branch": next(iter(branches)) if len(branches) == 1 else "mixed",
+        }
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -212,6 +212,16 @@ class Testset(Section):
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> Self:
+class Comet(Section):
+    """COMET, run in an environment of its own (envs/comet.yaml)."""
+
+    # a name, which COMET downloads, or a path, which works offline
+    model: Annotated[str, Field(min_length=1)] = "Unbabel/wmt22-comet-da"
+    # the interpreter of its environment; None: $NEURON_SPECIALIZATION_COMET_PYTHON
+    python: str | None = None
+    batch_size: Positive = 16
+
+
         if self.source == "folder" and not self.path:
             raise ValueError(
                 "a testset with source: folder needs path: the folder of <split>.<language> files"
@@ -220,6 +230,7 @@ class Testset(Section):
 
 
 class Translation(Section):
+    comet: Comet | None = None
     """Beam search, the same for all systems."""
 
     engine: Literal["ctranslate2", "fairseq"] = "ctranslate2"
