@@ -46,10 +46,12 @@ def _refuse_nan(values: Mapping[str, Any], path: tuple[str, ...]) -> None:
 
 
 def _describe(kind: type[BaseModel], item: Any) -> str:
-    location = [str(part) for part in item["loc"]]
+    path = [str(part) for part in item["loc"]]
+    # which class of a union was meant, e.g. <RandomMasks>: told by its keys, of no interest to a person
+    location = [part for part in path if not part.startswith("<")]
     place = ".".join(location) or "(top level)"
     if item["type"] == "extra_forbidden":
-        names = _keys_at(kind, location[:-1])
+        names = _keys_at(kind, path[:-1])
         nearest = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
         suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
         return f"{place}: unknown key{suggestion} (valid here: {', '.join(names)})"
@@ -62,7 +64,11 @@ def _describe(kind: type[BaseModel], item: Any) -> str:
 def _keys_at(kind: type[BaseModel], path: list[str]) -> list[str]:
     """The valid keys of the section at a path, through nested sections and mappings of names to sections."""
     section, next_is_a_name = kind, False
+    found: list[type[BaseModel]] = []
     for part in path:
+        if part.startswith("<"):
+            section = next((one for one in found if f"<{one.__name__}>" == part), section)
+            continue
         if next_is_a_name:
             next_is_a_name = False
             continue

@@ -65,7 +65,7 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
             {"corpus": {"cleaning": {"max_word": 3}}},
             ["corpus.cleaning.max_word", "did you mean 'max_words'?"],
         ),
-        ({"masks": {"k95": {"kk": 3}}}, ["masks.k95.kk: unknown key", "valid here: k, tie_break"]),
+        ({"masks": {"k95": {"kk": 3}}}, ["masks.k95.kk: unknown key", "valid here: sides, k, tie_break"]),
         ({"systems": {"b": {"form": "b"}}}, ["systems.b.form: unknown key; did you mean 'from'?"]),
         ({"systems": {"b": {"training": {"lrr": 1}}}}, ["systems.b.training.lrr", "did you mean 'lr'?"]),
         ({"testsets": {"t": {"sauce": "folder"}}}, ["testsets.t.sauce", "did you mean 'source'?"]),

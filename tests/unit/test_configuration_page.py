@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 
 ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<default>required|`[^`]+`) \| .*\|$")
 # mappings of names to sections, and sections that repeat another
-NAMED = {"masks": "MaskSelection", "systems": "System", "testsets": "Testset"}
+NAMED = {"masks": "SELECTION_CLASSES", "systems": "System", "testsets": "Testset"}
 REPEATED = {"finetuning"}
 
 
@@ -32,12 +32,17 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]
 
     for name, field in section.model_fields.items():
         key = prefix + (field.alias or name)
-        if name in REPEATED:
+        if name in REPEATED and not prefix:
             continue
         if name in NAMED and not prefix:
-            yield from keys(getattr(config, NAMED[name]), f"{key}.<name>.")
+            kinds = getattr(config, NAMED[name])
+            found: dict[str, str] = {}
+            for one in kinds if isinstance(kinds, tuple) else (kinds,):
+                for inner, default in keys(one, f"{key}.<name>."):
+                    found.setdefault(inner, default)  # a key of several methods is described once
+            yield from found.items()
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            if name == "training" and prefix:
+            if name in ("training", "finetuning") and prefix:
                 yield key, "{}"
             else:
                 yield from keys(field.annotation, f"{key}.")

@@ -6,13 +6,29 @@ Machine matters (threads, GPUs, memory, run time) are not here: they live in ``p
 
 from neuron_specialization.config.experiment import Config
 from neuron_specialization.config.loading import load_config, parse_config, parse_recipe, parse_spec
-from neuron_specialization.config.recipe import Recipe, recipe_of
+from neuron_specialization.config.mask_selections import (
+    SELECTION_CLASSES,
+    ActivationMasks,
+    FamilyMasks,
+    ImportedMasks,
+    MagnitudeMasks,
+    MaskSelection,
+    RandomMasks,
+)
+from neuron_specialization.config.recipe import Recipe, magnitude_recipe_of, recipe_of
+from neuron_specialization.config.runs import (
+    run_name,
+    seed_of_run,
+    selections_by_run,
+    split_run,
+    systems_by_run,
+)
 from neuron_specialization.config.sections import (
     Activations,
     Cleaning,
+    Comet,
     Corpus,
     LanguageCode,
-    MaskSelection,
     Model,
     Name,
     Positive,
@@ -26,18 +42,24 @@ from neuron_specialization.config.sections import (
     Vocabulary,
 )
 
-    Comet,
 __all__ = [
+    "SELECTION_CLASSES",
+    "ActivationMasks",
     "Activations",
     "Cleaning",
+    "Comet",
     "Config",
     "Corpus",
+    "FamilyMasks",
+    "ImportedMasks",
     "LanguageCode",
+    "MagnitudeMasks",
     "MaskSelection",
     "Model",
     "Name",
     "Positive",
     "Probability",
+    "RandomMasks",
     "Recipe",
     "Scoring",
     "Section",
@@ -47,9 +69,14 @@ __all__ = [
     "Translation",
     "Vocabulary",
     "load_config",
-    "Comet",
+    "magnitude_recipe_of",
     "parse_config",
     "parse_recipe",
     "parse_spec",
     "recipe_of",
+    "run_name",
+    "seed_of_run",
+    "selections_by_run",
+    "split_run",
+    "systems_by_run",
 ]

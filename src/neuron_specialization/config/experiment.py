@@ -7,11 +7,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from neuron_specialization.config.mask_selections import (
+    ActivationMasks,
+    FamilyMasks,
+    ImportedMasks,
+    MagnitudeMasks,
+    MaskSelection,
+)
+from neuron_specialization.config.report import Report
 from neuron_specialization.config.sections import (
     Activations,
     Corpus,
     LanguageCode,
-    MaskSelection,
     Model,
     Name,
     Scoring,
@@ -25,12 +32,16 @@ from neuron_specialization.config.sections import (
 )
 from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
 
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
 
 class Config(Section):
     """The whole configuration, validated. See config.yaml for a commented example."""
 
     experiment: Name
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 222
+    seed: Seed = 222
+    # every system is trained once with each; the first is `seed`, which data and vocabulary follow
+    seeds: list[Seed] = Field(default=[])
     languages: list[LanguageCode]
     pivot: LanguageCode | None = "en"
     directions: list[str] | None = None
@@ -47,11 +58,12 @@ class Config(Section):
     # only the keys given here differ from training:, for systems with a from:
     finetuning: Training = Training()
     activations: Activations = Activations()
-    masks: dict[Name, MaskSelection] = Field(default={"k95": MaskSelection()})
+    masks: dict[Name, MaskSelection] = Field(default={"k95": ActivationMasks()})
     systems: dict[Name, System]
     testsets: dict[Name, Testset] = Field(default={"heldout": Testset()})
     translation: Translation = Translation()
     scoring: Scoring = Scoring()
+    report: Report = Report()
 
     @field_validator("languages")
     @classmethod
@@ -94,7 +106,11 @@ class Config(Section):
             raise ValueError(f"corpus.train_caps: no tier is called {', '.join(sorted(unknown_caps))}")
         self._check_zero_shot()
         self._check_systems()
+        self._check_selections()
+        self._check_seeds()
         self._check_testsets()
+        if self.report.compare_to is not None and self.report.compare_to not in self.systems:
+            raise ValueError(f"report.compare_to: no system is called {self.report.compare_to!r}")
         if isinstance(self.mirror, dict):
             for name in self.mirror:
                 in_catalogue("mirror", name)
@@ -165,7 +181,48 @@ class Config(Section):
                 f"{_listed(masked)}; give each baseline its own experiment"
             )
 
+    def _check_selections(self) -> None:
+        for name, selection in self.masks.items():
+            parent = selection.parent
+            if parent is None:
+                continue
+            if parent == name or parent not in self.masks:
+                raise ValueError(f"masks.{name}.like: no other selection is called {parent!r}")
+            if isinstance(selection, FamilyMasks) and not isinstance(self.masks[parent], ActivationMasks):
+                raise ValueError(
+                    f"masks.{name}.like: a family's mask is made of masks by activation; not so {parent!r}"
+                )
+            if self.masks[parent].parent is not None:
+                raise ValueError(
+                    f"masks.{name}.like: {parent!r} is made from another selection itself; name that"
+                )
+
+    def _check_seeds(self) -> None:
+        if self.seeds and self.seeds[0] != self.seed:
+            raise ValueError(
+                f"seeds: the first must be seed ({self.seed}), whose results have the plain names"
+            )
+        repeated = sorted({str(seed) for seed in self.seeds if self.seeds.count(seed) > 1})
+        if repeated:
+            raise ValueError(f"seeds: listed twice: {', '.join(repeated)}")
+        if len(self.seeds) > 1 and self.systems[self.mask_baseline()].checkpoint is None:
+            for name in self.selections_in_use():
+                if isinstance(self.masks[name], ImportedMasks):
+                    raise ValueError(
+                        f"masks.{name}.source: these are the masks of one model, and seeds: trains the "
+                        f"baseline {len(self.seeds)} times"
+                    )
+
     # ---- derived, never typed twice ----
+
+    def all_seeds(self) -> list[int]:
+        """The seeds that systems are trained with; the first is ``seed``."""
+        return self.seeds or [self.seed]
+
+    def selections_in_use(self) -> list[str]:
+        """The selections that a system is trained under, and those they are made from, sorted."""
+        used = {system.masks for system in self.systems.values() if system.masks}
+        return sorted(used | {parent for name in used if (parent := self.masks[name].parent)})
 
     def all_directions(self) -> list[Direction]:
         """Every direction that is trained, in config order."""
@@ -190,6 +247,14 @@ class Config(Section):
         trained = self.pairs()
         pairs = dict.fromkeys(direction.pair for direction in self.zero_shot_directions())
         return [pair for pair in pairs if pair not in trained]
+
+    def given_heldout_pairs(self) -> list[str]:
+        """The zero-shot pairs whose held-out text must be given: of local text, which need not be parallel.
+
+        Elsewhere it is put together from that of the pairs with the pivot.
+        """
+        wanted = any(testset.source == "corpus" for testset in self.testsets.values())
+        return self.zero_shot_pairs() if wanted and self.corpus.source == "local" else []
 
     def pairs(self) -> list[str]:
         """The unordered pairs of all trained directions (see Direction.pair), in order of first use."""
@@ -229,9 +294,10 @@ class Config(Section):
     def data_bin_splits(self) -> list[str]:
         """The splits that are needed of a corpus that comes binarised."""
         trained = any(system.checkpoint is None for system in self.systems.values())
-        counted = any(
-            system.masks and not self.masks[system.masks].source for system in self.systems.values()
-        )
+        in_use = [self.masks[name] for name in self.selections_in_use()]
+        counted = any(isinstance(selection, ActivationMasks) for selection in in_use)
+        # a ranking by magnitude comes from a fine-tuning of its own
+        trained = trained or any(isinstance(selection, MagnitudeMasks) for selection in in_use)
         wanted = ["train", "valid"] if trained else []
         wanted += [self.activations.split] if counted else []
         for testset in self.testsets.values():
@@ -246,9 +312,17 @@ class Config(Section):
     def training_of(self, name: str) -> Training:
         """The resolved settings of a system: training, then finetuning if it has a from, then its own."""
         system = self.systems[name]
+        return self._overridden(*([self.finetuning] if system.init else []), system.training)
+
+    def magnitude_training_of(self, name: str) -> Training:
+        """The resolved settings of the fine-tunings that a selection by magnitude ranks the neurons of."""
+        selection = self.masks[name]
+        assert isinstance(selection, MagnitudeMasks)
+        return self._overridden(self.finetuning, selection.finetuning)
+
+    def _overridden(self, *overrides: Training) -> Training:
         values = self.training.model_dump()
-        layers = [self.finetuning] if system.init else []
-        for override in [*layers, system.training]:
+        for override in overrides:
             values |= override.model_dump(exclude_unset=True)
         return Training(**values)
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from neuron_specialization.config.experiment import Config
-from neuron_specialization.config.sections import LanguageCode, Model, Name, Positive, Section, Training
+from neuron_specialization.config.runs import seed_of_run, split_run
+from neuron_specialization.config.sections import LanguageCode, Model, Positive, Section, Training
 from neuron_specialization.files import hash_of
+
+# a system (`ns`), its run under a further seed (`ns@223`), or the fine-tuning of a direction (`lass/de-en`)
+RunName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*(@[0-9]+)?(/[A-Za-z0-9_-]+)?$", max_length=128)
+]
 
 
 class Recipe(Section):
     """All that decides what a training run computes, apart from its input files (``train --recipe``)."""
 
-    system: Name
+    system: RunName
     languages: list[LanguageCode]
     directions: list[str]
     model: Model
@@ -28,14 +38,33 @@ class Recipe(Section):
         return hash_of({"recipe": self.model_dump(mode="json"), "inputs": inputs})[:16]
 
 
-def recipe_of(config: Config, system: str) -> Recipe:
-    """Return the training recipe of one system."""
+def recipe_of(config: Config, run: str) -> Recipe:
+    """Return the training recipe of a system, or of its run under a further seed (see runs.py)."""
     return Recipe(
-        system=system,
+        system=run,
         languages=config.languages,
         directions=[str(direction) for direction in config.all_directions()],
         model=config.model,
-        training=config.training_of(system),
-        seed=config.seed,
+        training=config.training_of(split_run(run)[0]),
+        seed=seed_of_run(config, run),
+        shards=config.corpus.shards,
+    )
+
+
+def magnitude_recipe_of(config: Config, selection: str, direction: str) -> Recipe:
+    """Return the recipe of the fine-tuning on one direction that a selection by magnitude needs.
+
+    Args:
+        config: the configuration.
+        selection: the selection, or its run under a further seed.
+        direction: such as ``de-en``.
+    """
+    return Recipe(
+        system=f"{selection}/{direction}",
+        languages=config.languages,
+        directions=[direction],
+        model=config.model,
+        training=config.magnitude_training_of(split_run(selection)[0]),
+        seed=seed_of_run(config, selection),
         shards=config.corpus.shards,
     )

@@ -153,23 +153,6 @@ class Activations(Section):
     max_tokens: Positive = 4096
 
 
-class MaskSelection(Section):
-    """Which neurons a direction keeps: the smallest set that makes up ``k`` % of the activity.
-
-    Or what a folder of the reference's mask files (``source``, ``<direction>.pt``) says.
-    """
-
-    k: Annotated[float, Field(gt=0, le=100)] = 95.0
-    tie_break: Literal["index", "torch-sort"] = "index"
-    source: str | None = None
-
-    @model_validator(mode="after")
-    def _made_or_read(self) -> Self:
-        if self.source is not None and {"k", "tie_break"} & self.model_fields_set:
-            raise ValueError("masks with a source: are read, not made: k and tie_break have no use")
-        return self
-
-
 class System(Section):
     """One system. Without ``from`` it is a baseline; with it, it goes on from that system's model.
 
@@ -212,6 +195,23 @@ class Testset(Section):
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> Self:
+        if self.source == "folder" and not self.path:
+            raise ValueError(
+                "a testset with source: folder needs path: the folder of <split>.<language> files"
+            )
+        return self
+
+
+class Translation(Section):
+    """Beam search, the same for all systems."""
+
+    engine: Literal["ctranslate2", "fairseq"] = "ctranslate2"
+    beam: Positive = 5
+    length_penalty: float = 1.0
+    max_length: Positive = 200
+    batch_size: Positive = 64
+
+
 class Comet(Section):
     """COMET, run in an environment of its own (envs/comet.yaml)."""
 
@@ -222,24 +222,6 @@ class Comet(Section):
     batch_size: Positive = 16
 
 
-        if self.source == "folder" and not self.path:
-            raise ValueError(
-                "a testset with source: folder needs path: the folder of <split>.<language> files"
-            )
-        return self
-
-
-class Translation(Section):
-    comet: Comet | None = None
-    """Beam search, the same for all systems."""
-
-    engine: Literal["ctranslate2", "fairseq"] = "ctranslate2"
-    beam: Positive = 5
-    length_penalty: float = 1.0
-    max_length: Positive = 200
-    batch_size: Positive = 64
-
-
 class Scoring(Section):
     """Metrics and their intervals."""
 
@@ -248,3 +230,4 @@ class Scoring(Section):
     detokenizer: Literal["none", "moses"] = "none"
     bootstrap_samples: Annotated[int, Field(ge=0)] = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    comet: Comet | None = None
