@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_specialization.directions import Direction
 from neuron_specialization.errors import MaskError
+from neuron_specialization.files import sha256_of
 from neuron_specialization.layer_tensors import layer_key, read_layers, write_layers
 
 if TYPE_CHECKING:
@@ -147,6 +149,37 @@ def compose(encoder_from: LayerMasks, decoder_from: LayerMasks) -> LayerMasks:
         if decoder_from.metadata.get(key) == value and key not in ("direction", "packed", "d_ff")
     }
     return LayerMasks(layers, {**same, **origin})
+
+
+def compose_zero_shot(folder: str | Path, directions: Collection[str], pivot: str) -> dict[str, LayerMasks]:
+    """Compose the masks of zero-shot directions from a selection's masks of the directions with the pivot.
+
+    Args:
+        folder: has ``<src>-<pivot>.safetensors`` and ``<pivot>-<tgt>.safetensors``.
+        directions: such as ``de-fr``; none with the pivot.
+        pivot: such as ``en``.
+
+    Returns:
+        Direction → masks; the metadata name the two parts and their files' SHA-256 (``parents``).
+
+    Raises:
+        MaskError: a direction with the pivot, a part that is missing, or parts of different models.
+    """
+    parts: dict[str, tuple[str, str]] = {}
+    for name in directions:
+        direction = Direction.parse(name)
+        if pivot in (direction.source, direction.target):
+            raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
+        parts[name] = (f"{direction.source}-{pivot}", f"{pivot}-{direction.target}")
+    needed = list(dict.fromkeys(part for both in parts.values() for part in both))
+    found = read_mask_folder(folder, needed)
+    made: dict[str, LayerMasks] = {}
+    for name, (encoder, decoder) in parts.items():
+        composed = compose(found[encoder], found[decoder])
+        parents = {part: sha256_of(Path(folder) / f"{part}.safetensors") for part in (encoder, decoder)}
+        metadata = {"direction": name, "parents": json.dumps(parents, separators=(",", ":"))}
+        made[name] = LayerMasks(composed.layers, {**composed.metadata, **metadata})
+    return made
 
 
 def write_masks(

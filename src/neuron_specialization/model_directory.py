@@ -6,6 +6,7 @@ SentencePiece model, and ``provenance.json``, which says what it translates and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,29 @@ def find_models(path: str | Path) -> dict[Direction, Path]:
             hint="make one with: neuron-specialization export",
         )
     return folders
+
+
+def served_directions(provenance: Mapping[str, Any]) -> set[Direction]:
+    """What a model can translate: a masked one its own direction, a dense one any pair of its languages."""
+    trained = {Direction.parse(text) for text in provenance["directions"]}
+    if provenance.get("mask") is not None:
+        return trained
+    languages = provenance["languages"]
+    return trained | {Direction(a, b) for a in languages for b in languages if a != b}
+
+
+def zero_shot_models(folders: Mapping[Direction, Path]) -> dict[Direction, Path]:
+    """The dense model for every direction that one can translate without having been trained to.
+
+    Args:
+        folders: see `find_models`.
+    """
+    return {
+        direction: folder
+        for folder in dict.fromkeys(folders.values())
+        for direction in sorted(served_directions(read_provenance(folder)))
+        if direction not in folders
+    }
 
 
 def _directions_of(folder: Path) -> list[Direction]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from neuron_specialization.directions import ZERO_SHOT
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import atomic_text, read_json
 from neuron_specialization.scoring import LABELS
@@ -275,7 +276,8 @@ def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, 
     branches = list(dict.fromkeys(row.branch for row in rows))
     sets = []
     for group in [*groups, ALL] if len(groups) > 1 else groups or [ALL]:
-        of_group = [row for row in rows if group in (row.group, ALL)]
+        # what was never trained is a group of its own, and no part of the mean of all
+        of_group = [row for row in rows if row.group == group or (group == ALL and row.group != ZERO_SHOT)]
         if len(tiers) > 1:
             sets += [(group, tier, ALL, [row for row in of_group if row.tier == tier]) for tier in tiers]
         if len(branches) > 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import IO, Literal, Protocol
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
-from neuron_specialization.model_directory import find_models
+from neuron_specialization.model_directory import find_models, zero_shot_models
 
 WORD_START = "\u2581"  # SentencePiece writes the space before a word as this
 EngineName = Literal["ctranslate2", "fairseq"]
@@ -172,9 +172,14 @@ class Translator:
         *,
         name: str,
         keep: int = 8,
+        zero_shot: Collection[Direction] = (),
     ) -> None:
-        """See `load`; ``open_engine`` gives engine, segmenter and the longest source in pieces."""
+        """See `load`; ``open_engine`` gives engine, segmenter and the longest source in pieces.
+
+        ``zero_shot``: what a dense model also translates, though it was not trained to.
+        """
         self.directions = list(directions)
+        self._zero_shot = frozenset(zero_shot)
         self._open_engine = open_engine
         self._name = name
         self._opened: dict[Direction, tuple[Engine, Segmentation, int]] = {}
@@ -212,17 +217,18 @@ class Translator:
         from neuron_specialization.translation_ctranslate2 import open_model
 
         folders = find_models(path)
+        untrained = zero_shot_models(folders)
 
         def open_engine(direction: Direction) -> tuple[Engine, Segmentation, int]:
             return open_model(
-                folders[direction],
+                folders.get(direction) or untrained[direction],
                 threads=threads,
                 compute_type=compute_type,
                 device=device,
                 input_format=input_format,
             )
 
-        return cls(list(folders), open_engine, name=str(path), keep=keep)
+        return cls(list(folders), open_engine, name=str(path), keep=keep, zero_shot=untrained)
 
     def translate(
         self,
@@ -291,18 +297,20 @@ class Translator:
     def open(self, direction: str | Direction) -> tuple[Engine, Segmentation, int]:
         """Load the model of a direction if it is not loaded yet, so that errors and delays come early."""
         direction = direction if isinstance(direction, Direction) else Direction.parse(direction)
-        if direction not in self.directions:
+        if direction not in self.directions and direction not in self._zero_shot:
             known = ", ".join(str(one) for one in sorted(self.directions))
             raise TranslationError(
                 f"the model does not translate {direction}", where=self._name, hint=f"it knows: {known}"
             )
         with self._lock:
             if direction not in self._opened:
-                opened = self._open_engine(direction)
+                ready = (one for one in self._recent if one[0].serves(direction))
+                opened = next(ready, None) or self._open_engine(direction)
                 # a dense model is one engine for all its directions: do not load it once for each
                 served = [other for other in self.directions if opened[0].serves(other)]
                 self._opened.update((other, opened) for other in {direction, *served})
-                self._recent.append(opened)
+                if opened not in self._recent:
+                    self._recent.append(opened)
             opened = self._opened[direction]
             self._recent.remove(opened)
             self._recent.append(opened)

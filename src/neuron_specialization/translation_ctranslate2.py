@@ -30,7 +30,7 @@ from typing import Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError, TranslationError
-from neuron_specialization.model_directory import SEGMENTATION, read_provenance
+from neuron_specialization.model_directory import SEGMENTATION, read_provenance, served_directions
 from neuron_specialization.text import Segmenter
 from neuron_specialization.translation import (
     InputFormat,
@@ -132,7 +132,7 @@ class CTranslate2Engine:
 
         self.folder = Path(folder)
         provenance = read_provenance(self.folder)
-        self._directions = {Direction.parse(text) for text in provenance["directions"]}
+        self._directions = served_directions(provenance)
         # the tag's and </s>'s positions are the model's, too
         self.longest_source = int(provenance["max_source_positions"]) - 2
         self._longest_target = int(provenance["max_target_positions"]) - 1

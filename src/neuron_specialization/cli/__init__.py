@@ -31,6 +31,8 @@ COMMANDS: dict[str, str] = {
     "activations": "masks",
     "masks": "masks",
     "overlap": "masks",
+    "compose-masks": "zero_shot",
+    "pair-by-pivot": "zero_shot",
     "export": "export",
     "import-activations": "mask_formats",
     "import-masks": "mask_formats",

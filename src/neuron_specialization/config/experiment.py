@@ -248,6 +248,20 @@ class Config(Section):
         pairs = dict.fromkeys(direction.pair for direction in self.zero_shot_directions())
         return [pair for pair in pairs if pair not in trained]
 
+    def mask_parts(self) -> list[str]:
+        """The trained directions whose masks those of the zero-shot directions are put together from."""
+        parts = [
+            part
+            for direction in self.zero_shot_directions()
+            for part in (f"{direction.source}-{self.pivot}", f"{self.pivot}-{direction.target}")
+        ]
+        return list(dict.fromkeys(parts))
+
+    def pivot_pairs(self) -> list[str]:
+        """The trained pairs that the text of the zero-shot pairs is put together from."""
+        codes = [code for pair in self.zero_shot_pairs() for code in pair.split("-")]
+        return list(dict.fromkeys(Direction(code, str(self.pivot)).pair for code in codes))
+
     def given_heldout_pairs(self) -> list[str]:
         """The zero-shot pairs whose held-out text must be given: of local text, which need not be parallel.
 

@@ -6,6 +6,7 @@ Everything is read and checked before anything is written, and all that is wrong
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +34,8 @@ class LocalText:
     )
 
 
-def read_local(folder: str | Path, pairs: list[str]) -> LocalText:
-    """Read the folder's files of the given pairs.
+def read_local(folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str] = ()) -> LocalText:
+    """Read the folder's files of the given pairs; of ``heldout_pairs`` only ``test``.
 
     Raises:
         CorpusError: listing every file that is missing, misaligned, empty or not UTF-8, and every empty
@@ -50,7 +51,7 @@ def read_local(folder: str | Path, pairs: list[str]) -> LocalText:
     problems: list[str] = []
     text = LocalText()
     for name, split in LOCAL_SPLITS.items():
-        for pair in pairs:
+        for pair in [*pairs, *(heldout_pairs if split == "heldout" else ())]:
             segments = _read_pair(folder, name, pair, problems)
             if segments is not None and split != "train":
                 segments = [(normalise(a), normalise(b)) for a, b in segments]
@@ -61,7 +62,8 @@ def read_local(folder: str | Path, pairs: list[str]) -> LocalText:
             f"{count} in the local text:\n" + "\n".join(f"  - {problem}" for problem in problems),
             where=folder.absolute(),
             hint="each language pair needs train.<src>-<tgt>.<lang>, valid.… and test.… for both of its "
-            "languages, line by line parallel, UTF-8",
+            "languages, line by line parallel, UTF-8"
+            + (f"; {', '.join(heldout_pairs)} (zero_shot:) only test.…" if heldout_pairs else ""),
         )
     return text
 

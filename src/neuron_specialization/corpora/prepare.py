@@ -74,6 +74,9 @@ def _from_homeassistant(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str,
         splits["train"][pair] = [(row[first], row[second]) for row in rows if first in row and second in row]
         splits["valid"][pair] = [(row[first], row[second]) for row in held.valid]
         splits["heldout"][pair] = [(row[first], row[second]) for row in held.heldout]
+    for pair in spec.heldout_pairs:
+        first, second = pair_languages(pair)
+        splits["heldout"][pair] = [(row[first], row[second]) for row in held.heldout]
     entry = catalogue_entry("homeassistant")
     origin = {
         "licence": entry.licence,
@@ -85,7 +88,7 @@ def _from_homeassistant(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str,
 
 
 def _from_local(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str, Any]]:
-    splits = local.read_local(path, spec.pairs).splits
+    splits = local.read_local(path, spec.pairs, spec.heldout_pairs).splits
     origin = {
         "licence": "not stated",
         "citation": "not stated",

@@ -10,6 +10,10 @@ from neuron_specialization.config import Cleaning, Config, LanguageCode, Positiv
 from neuron_specialization.directions import Direction
 
 
+def _is_empty(value: list[str]) -> bool:
+    return not value
+
+
 class CorpusSpec(Section):
     """All that decides what the corpus holds, apart from its input.
 
@@ -17,12 +21,14 @@ class CorpusSpec(Section):
         languages: every configured language; the held-out sets have a line in each.
         pivot: the language whose words ``heldout_min_words`` counts; None: the first of ``languages``.
         pairs: unordered pairs, named as Direction.pair names them.
+        heldout_pairs: further pairs, of which only held-out text is wanted (zero-shot directions).
         train_caps: pair → training segments it may keep; None keeps all.
     """
 
     languages: list[LanguageCode]
     pivot: LanguageCode | None = None
     pairs: list[str]
+    heldout_pairs: Annotated[list[str], Field(default_factory=list, exclude_if=_is_empty)]
     train_caps: dict[str, Positive | None] = Field(default_factory=dict)
     valid_size: Positive
     heldout_size: Positive
@@ -32,12 +38,15 @@ class CorpusSpec(Section):
 
     @model_validator(mode="after")
     def _pairs_of_languages(self) -> Self:
-        for pair in self.pairs:
+        for pair in [*self.pairs, *self.heldout_pairs]:
             direction = Direction.parse(pair)
             if direction.pair != pair:
                 raise ValueError(f"pairs: {pair} is written {direction.pair}")
             if not {direction.source, direction.target} <= set(self.languages):
                 raise ValueError(f"pairs: {pair} has a language that languages: does not list")
+        both = set(self.pairs) & set(self.heldout_pairs)
+        if both:
+            raise ValueError(f"heldout_pairs: also among pairs: {', '.join(sorted(both))}")
         unknown = set(self.train_caps) - set(self.pairs)
         if unknown:
             raise ValueError(f"train_caps: not among pairs: {', '.join(sorted(unknown))}")
@@ -65,6 +74,7 @@ def corpus_spec_of(config: Config) -> CorpusSpec:
         languages=config.languages,
         pivot=config.pivot if config.pivot in config.languages else None,
         pairs=pairs,
+        heldout_pairs=config.given_heldout_pairs(),
         train_caps={pair: config.train_cap(pair) for pair in pairs},
         valid_size=config.corpus.valid_size,
         heldout_size=config.corpus.heldout_size,
