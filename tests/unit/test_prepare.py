@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from neuron_specialization.config import Cleaning, ConfigError, load_config, parse_config, parse_spec
+from neuron_specialization.config import Cleaning, load_config, parse_config, parse_spec
 from neuron_specialization.corpora.layout import CorpusFolder
 from neuron_specialization.corpora.prepare import prepare_corpus
 from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
-from neuron_specialization.errors import CorpusError
+from neuron_specialization.errors import ConfigError, CorpusError
 from neuron_specialization.files import read_lines, sha256_of
 from tests.fakes.corpora import (
     corpus_spec,
