@@ -37,7 +37,7 @@ class Resources:
 
     Attributes:
         gpus: processes of the trainer, one a GPU; 0 trains on the CPU.
-        threads: CPU threads a process computes with.
+        threads: CPU threads a process on a GPU may use; on a CPU, those of all processes together.
         workers: data-loading processes of each trainer process; None: 2 beside a GPU. On a CPU they would
             take time from the training itself, and a batch is put together in a fraction of a step: 0.
     """
@@ -50,24 +50,33 @@ class Resources:
     def data_workers(self) -> int:
         return self.workers if self.workers is not None else 2 if self.gpus else 0
 
+    def processes(self, micro_batches: int) -> int:
+        """Return how many processes share the micro-batches of an update.
 
-def update_frequency(micro_batches: int, gpus: int) -> int:
-    """Return how many micro-batches a device accumulates for all to make ``micro_batches`` together.
+        One a GPU. On a CPU as many as threads and micro-batches allow: matrices this small gain little from a
+        second thread, so two processes of one thread train faster than one of two (docs/benchmarks.md).
+        """
+        if self.gpus:
+            return self.gpus
+        return max(n for n in range(1, min(self.threads, micro_batches) + 1) if micro_batches % n == 0)
+
+
+def update_frequency(micro_batches: int, processes: int) -> int:
+    """Return how many micro-batches a process accumulates for all to make ``micro_batches`` together.
 
     Raises:
-        TrainingError: the GPUs do not divide the micro-batches, so that the global batch cannot be kept.
+        TrainingError: the processes do not divide the micro-batches, so that the global batch cannot be kept.
     """
-    devices = max(gpus, 1)
-    if micro_batches % devices:
+    if micro_batches % processes:
         fitting = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
         raise TrainingError(
-            f"an update of {micro_batches} micro-batches cannot be shared equally by {devices} GPUs",
+            f"an update of {micro_batches} micro-batches cannot be shared equally by {processes} GPUs",
             where="training.micro_batches",
             cause="the batch of an update decides the result, so it is never changed to fit the machine",
             hint=f"give the training {_either(fitting)} GPUs in the profile, or set training.micro_batches"
-            f" to a multiple of {devices}",
+            f" to a multiple of {processes}",
         )
-    return micro_batches // devices
+    return micro_batches // processes
 
 
 def _either(numbers: list[int]) -> str:
@@ -117,28 +126,52 @@ def trainer_arguments(
     training, model = recipe.training, recipe.model
     _check(training, resources)
     plugin = needs_plugin(training, masks is not None)
+    processes = resources.processes(training.micro_batches)
     arguments = [
         data_path(data_bin, recipe.shards),
         *("--user-dir", str(PLUGIN)),
         *("--save-dir", str(save_dir)),
         *_task_arguments(recipe, plugin, masks),
         *_model_arguments(model, training, plugin),
-        *_optimisation_arguments(training, resources.gpus, plugin),
+        *_optimisation_arguments(training, processes, plugin),
         *_data_arguments(training, resources),
         *_checkpoint_arguments(training),
         *("--seed", str(recipe.seed)),
         *("--log-format", "json", "--log-interval", str(log_interval(training.max_updates))),
-        *("--distributed-world-size", str(max(resources.gpus, 1))),
+        *("--distributed-world-size", str(processes)),
+        # fairseq hands the first a GPU, which a process on a CPU has not
+        *("--ddp-backend", "legacy_ddp" if processes > 1 and resources.gpus == 0 else "pytorch_ddp"),
     ]
     if resources.gpus == 0:
         arguments.append("--cpu")
-    if resources.gpus > 1:
+    if processes > 1:
         # Otherwise one process reads a checkpoint and sends it to the others as a pickle of omegaconf's and
         # fairseq's classes, which torch rightly refuses to load: every start from a checkpoint would fail.
         arguments.append("--load-checkpoint-on-all-dp-ranks")
     if init is not None:
         arguments += ["--finetune-from-model", str(init)]
     return arguments
+
+
+def process_arguments(arguments: list[str], processes: int, rendezvous: Path) -> list[list[str]]:
+    """Return the arguments of each trainer process on a CPU.
+
+    fairseq starts a process for every GPU it sees and none on a CPU: there each is started by us, and they
+    find each other through a file.
+
+    Args:
+        arguments: what they have in common (``trainer_arguments``).
+        processes: how many there are.
+        rendezvous: a file that is not there yet, on a disk that all of them see.
+    """
+    if processes == 1:
+        return [arguments]
+    common = [
+        *arguments,
+        *("--distributed-backend", "gloo", "--distributed-no-spawn"),
+        *("--distributed-init-method", rendezvous.resolve().as_uri()),
+    ]
+    return [[*common, "--distributed-rank", str(rank)] for rank in range(processes)]
 
 
 def needs_plugin(training: Training, masked: bool) -> bool:
@@ -215,7 +248,7 @@ def _model_arguments(model: Model, training: Training, plugin: bool) -> list[str
     ]
 
 
-def _optimisation_arguments(training: Training, gpus: int, plugin: bool) -> list[str]:
+def _optimisation_arguments(training: Training, processes: int, plugin: bool) -> list[str]:
     fused = plugin and training.implementation == "fast"
     beta1, beta2 = training.adam_betas
     arguments = [
@@ -230,9 +263,8 @@ def _optimisation_arguments(training: Training, gpus: int, plugin: bool) -> list
         *("--lr-scheduler", _SCHEDULERS[training.scheduler]),
         *("--warmup-updates", str(training.warmup_updates)),
         *("--max-update", str(training.max_updates)),
-        *("--update-freq", str(update_frequency(training.micro_batches, gpus))),
+        *("--update-freq", str(update_frequency(training.micro_batches, processes))),
         *_PRECISIONS[training.precision],
-        *("--ddp-backend", "pytorch_ddp"),
     ]
     if training.scheduler == "linear":
         arguments += ["--total-num-update", str(training.max_updates)]
@@ -262,23 +294,28 @@ def _checkpoint_arguments(training: Training) -> list[str]:
 
 
 def trainer_environment(
-    base: Mapping[str, str], *, resources: Resources, devices: list[str] | None = None
+    base: Mapping[str, str], *, resources: Resources, processes: int = 1, devices: list[str] | None = None
 ) -> dict[str, str]:
-    """Return the trainer's environment variables.
+    """Return the environment variables of a trainer process.
 
     Args:
         base: the environment to start from (``os.environ``).
         resources: GPUs and threads.
+        processes: how many processes share the threads of a training on a CPU.
         devices: ids of the GPUs this run holds; None leaves what is visible alone.
     """
     environment = dict(base)
-    environment["OMP_NUM_THREADS"] = str(resources.threads)
+    threads = resources.threads if resources.gpus else max(1, resources.threads // processes)
+    environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     if resources.gpus == 0:
         # Hide GPUs from a run that was given none: fairseq would touch the first one it sees.
         environment["CUDA_VISIBLE_DEVICES"] = ""
+        if processes > 1 and sys.platform.startswith("linux"):
+            # they are on one machine, whose name need not resolve to an address it can be reached at
+            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
         # A CPU step frees and asks for the same few large buffers again and again. glibc's defaults give them
         # back to the kernel each time; high thresholds keep them, which saves the page faults.
         for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"):

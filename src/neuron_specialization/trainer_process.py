@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.locks import FileLock
@@ -51,7 +52,7 @@ class Outcome:
 
 
 def run_trainer(
-    command: Sequence[str],
+    commands: Sequence[Sequence[str]],
     *,
     environment: dict[str, str],
     log_path: Path,
@@ -62,12 +63,14 @@ def run_trainer(
 ) -> Outcome:
     """Run a trainer to its end; append all it says to ``log_path``, and its metrics to ``metrics``.
 
-    The child inherits the lock, so that no second trainer starts while it lives; it is told to end when we
-    die (Linux), and when we are: SIGTERM, SIGINT and SIGHUP are passed on to it.
+    The children inherit the lock, so that no second trainer starts while one lives; they are told to end when
+    we die (Linux), and when we are: SIGTERM, SIGINT and SIGHUP are passed on to them. A process that fails
+    takes the others with it.
 
     Args:
-        command: program and arguments.
-        environment: its environment variables.
+        commands: program and arguments of each process of the trainer; the first one's output is read, the
+            others' goes to files beside the log, ``train.<rank>.log``.
+        environment: their environment variables.
         log_path: its standard output and error, appended.
         lock: of the run; held.
         metrics: where its records go.
@@ -80,11 +83,22 @@ def run_trainer(
     log = TrainerLog()
     outcome = Outcome(exit_code=0, log=log)
     seconds_before, started = metrics.seconds, time.monotonic()
-    with log_path.open("a", encoding="utf-8") as log_file:
-        log_file.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n")
+    descriptors = (lock.descriptor, *keep_open)
+    with contextlib.ExitStack() as stack:
+        log_file = stack.enter_context(log_path.open("a", encoding="utf-8"))
+        log_file.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(commands[0])}\n")
         log_file.flush()
-        child = _start(command, environment, (lock.descriptor, *keep_open))
-        with _ended(child), _forwarding(child, outcome):
+        children = []
+        for rank, command in enumerate(commands):
+            output: IO[str] | int = subprocess.PIPE
+            if rank:
+                output = stack.enter_context(
+                    log_path.with_suffix(f".{rank}{log_path.suffix}").open("a", encoding="utf-8")
+                )
+            children.append(_start(command, environment, descriptors, output))
+            stack.enter_context(_ended(children[-1]))
+        child = children[0]
+        with _forwarding(children, outcome), _failing_together(children) as failed:
             lock.describe(trainer=child.pid)
             assert child.stdout is not None
             for line in child.stdout:
@@ -98,9 +112,37 @@ def run_trainer(
                 display.show(record)
                 if outcome.diverged is None and (reason := divergence(record)) is not None:
                     outcome.diverged = reason
-                    _ask_to_end(child)
-            outcome.exit_code = child.wait()
+                    _ask_to_end(children)
+            codes = [child.wait() for child in children]
+            outcome.exit_code = next((code for code in [*failed, *codes] if code), 0)
     return outcome
+
+
+@contextlib.contextmanager
+def _failing_together(children: Sequence[subprocess.Popen[str]]) -> Iterator[list[int]]:
+    """End all processes when one has failed: the others would wait for it for half an hour.
+
+    Yields a list that gets the exit code of the one that failed first.
+    """
+    failed: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            failed.extend(child.returncode for child in children if child.poll())
+            if failed:
+                _ask_to_end(children)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if len(children) > 1:
+        watcher.start()
+    try:
+        yield failed
+    finally:
+        over.set()
+        if watcher.is_alive():
+            watcher.join()
 
 
 def divergence(record: Record) -> str | None:
@@ -118,14 +160,14 @@ _KINDS = {"train": "training", "valid": "validation"}
 
 
 def _start(
-    command: Sequence[str], environment: dict[str, str], descriptors: Sequence[int]
+    command: Sequence[str], environment: dict[str, str], descriptors: Sequence[int], output: IO[str] | int
 ) -> subprocess.Popen[str]:
     try:
         return subprocess.Popen(
             list(command),
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
@@ -174,12 +216,12 @@ def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _forwarding(child: subprocess.Popen[str], outcome: Outcome) -> Iterator[None]:
-    """Pass SIGTERM, SIGINT and SIGHUP on to the child as SIGTERM, and note which it was."""
+def _forwarding(children: Sequence[subprocess.Popen[str]], outcome: Outcome) -> Iterator[None]:
+    """Pass SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM, and note which it was."""
 
     def forward(number: int, _: FrameType | None) -> None:
         outcome.signal_received = signal.Signals(number).name
-        _ask_to_end(child)
+        _ask_to_end(children)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread alone
@@ -194,8 +236,9 @@ def _forwarding(child: subprocess.Popen[str], outcome: Outcome) -> Iterator[None
             signal.signal(number, handler)
 
 
-def _ask_to_end(child: subprocess.Popen[str]) -> None:
-    child.terminate()
-    timer = threading.Timer(GRACE_SECONDS, child.kill)
-    timer.daemon = True
-    timer.start()
+def _ask_to_end(children: Sequence[subprocess.Popen[str]]) -> None:
+    for child in children:
+        child.terminate()
+        timer = threading.Timer(GRACE_SECONDS, child.kill)
+        timer.daemon = True
+        timer.start()

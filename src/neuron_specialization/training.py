@@ -33,6 +33,7 @@ from neuron_specialization.resume import LAST, ResumePoint, newest_saved, prepar
 from neuron_specialization.trainer_arguments import (
     DEFAULT_TRAINER,
     Resources,
+    process_arguments,
     trainer_arguments,
     trainer_environment,
 )
@@ -107,11 +108,16 @@ def _train(
     metrics = MetricsFile(run.folder / "metrics.jsonl")
     metrics.forget_after(point.updates if point else 0)
     _say_what_runs(run, point, resources, display)
+    processes = 1 if resources.gpus else resources.processes(run.recipe.training.micro_batches)
+    rendezvous = run.folder / "rendezvous"
+    rendezvous.unlink(missing_ok=True)  # of processes that were killed
     gpus = claim_gpus(resources.gpus, os.environ)
     try:
         outcome = run_trainer(
-            [*trainer, *arguments],
-            environment=trainer_environment(os.environ, resources=resources, devices=gpus.devices),
+            [[*trainer, *one] for one in process_arguments(arguments, processes, rendezvous)],
+            environment=trainer_environment(
+                os.environ, resources=resources, processes=processes, devices=gpus.devices
+            ),
             log_path=run.folder / "train.log",
             lock=lock,
             keep_open=gpus.descriptors,
@@ -143,7 +149,9 @@ def _say_what_runs(
     run: Run, point: ResumePoint | None, resources: Resources, display: ProgressDisplay
 ) -> None:
     recipe = run.recipe
+    processes = resources.processes(recipe.training.micro_batches)
     place = f"{resources.gpus} GPU{'s' if resources.gpus > 1 else ''}" if resources.gpus else "CPU"
+    place += f" ({processes} processes)" if processes > 1 and not resources.gpus else ""
     start = f"resuming at update {point.updates:,}" if point else "training"
     display.note(
         f"{start}: {len(recipe.directions)} directions, {recipe.training.max_updates:,} updates on"

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,8 +20,7 @@ from neuron_specialization.checkpoints import load_checkpoint, write_model
 from neuron_specialization.config import Recipe
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.masks import write_masks
-from neuron_specialization.progress import parse_record
-from neuron_specialization.trainer_arguments import PLUGIN, Resources, trainer_arguments
+from neuron_specialization.trainer_arguments import PLUGIN, Resources
 from neuron_specialization.training import train
 from tests.slow.tiny_corpus import DIRECTIONS, LANGUAGES, tiny_recipe, write_data_bin
 
@@ -154,53 +152,29 @@ def test_shards_are_trained_in_turn_and_resumed(tmp_path: Path) -> None:
     assert resumed["model_sha256"] == whole["model_sha256"]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_two_processes_make_the_same_updates_as_one(
     data_bin: Path, baseline: Path, masks: Path, tmp_path: Path
 ) -> None:
-    """The global batch is kept: 2 devices with 1 micro-batch each, as 1 device with 2.
-
-    The devices are CPU processes (gloo), which fairseq does not start itself, so they are started here
-    with the arguments that a run on 2 GPUs gets.
-    """
-    recipe = tiny_recipe(micro_batches=2, max_updates=12, save_every=12, validate_every=12, dropout=0.0)
-    train(
-        recipe, data_bin, tmp_path / "one", init=baseline, masks=masks, trainer=PRECISE, stream=io.StringIO()
-    )
-    arguments = trainer_arguments(
-        recipe, data_bin, tmp_path / "two", resources=Resources(gpus=2), init=baseline, masks=masks
-    )
-    assert arguments[arguments.index("--update-freq") + 1] == "1"
-    assert arguments[arguments.index("--distributed-world-size") + 1] == "2"
-    arguments[arguments.index("--ddp-backend") + 1] = "legacy_ddp"  # the other one is for GPUs alone
-    rendezvous = f"tcp://localhost:{free_port()}"
-    processes = [
-        subprocess.Popen(
-            [
-                *(*PRECISE, *arguments, "--cpu", "--distributed-backend", "gloo", "--distributed-no-spawn"),
-                *("--distributed-init-method", rendezvous, "--distributed-rank", str(rank)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    """The global batch is kept: 2 processes with 1 micro-batch each, as 1 process with 2."""
+    recipe = tiny_recipe(micro_batches=2, max_updates=12, save_every=6, validate_every=12, dropout=0.0)
+    for threads, name in ((1, "one"), (2, "two")):
+        train(
+            recipe,
+            data_bin,
+            tmp_path / name,
+            init=baseline,
+            masks=masks,
+            resources=Resources(threads=threads),
+            trainer=PRECISE,
+            stream=io.StringIO(),
         )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(
-        text[-3000:] for text in outputs
-    )
-    records = [record for line in outputs[0].splitlines() if (record := parse_record(line)) is not None]
-    two = {record.update: record.loss for record in records if record.kind == "train"}
-    one = losses(tmp_path / "one", "train")
+    assert list((tmp_path / "two").glob("checkpoints/*/train.1.log"))  # of the other process
+    assert not list((tmp_path / "one").glob("checkpoints/*/train.1.log"))
+    one, two = losses(tmp_path / "one", "train"), losses(tmp_path / "two", "train")
     assert list(two) == list(one) == list(range(1, 13))
     assert max(abs(two[update] / one[update] - 1) for update in one) < 1e-5
+    valid = [losses(tmp_path / name, "valid")[12] for name in ("one", "two")]
+    assert valid[0] == pytest.approx(valid[1], rel=1e-5)
 
 
 def generate(model: Path, data_bin: Path, direction: str, *extra: str) -> list[str]:

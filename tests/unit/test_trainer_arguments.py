@@ -14,6 +14,7 @@ from neuron_specialization.trainer_arguments import (
     Resources,
     data_path,
     log_interval,
+    process_arguments,
     trainer_arguments,
     trainer_environment,
     update_frequency,
@@ -59,12 +60,12 @@ def test_the_whole_line() -> None:
         " --criterion label_smoothed_cross_entropy --label-smoothing 0.1"
         " --optimizer adam --adam-betas (0.9, 0.98) --adam-eps 1e-06 --weight-decay 0.0 --clip-norm 0.0"
         " --lr 0.005 --lr-scheduler inverse_sqrt --warmup-updates 400 --max-update 200 --update-freq 1"
-        " --ddp-backend pytorch_ddp"
         " --max-tokens 2048 --num-workers 0 --skip-invalid-size-inputs-valid-test"
         " --save-interval 1000000000 --validate-interval 1000000000"
         " --save-interval-updates 50 --validate-interval-updates 500"
         " --keep-interval-updates 2 --no-epoch-checkpoints"
-        " --seed 7 --log-format json --log-interval 2 --distributed-world-size 1 --cpu"
+        " --seed 7 --log-format json --log-interval 2 --distributed-world-size 1"
+        " --ddp-backend pytorch_ddp --cpu"
     )
 
 
@@ -156,6 +157,29 @@ def test_gpus_keep_the_global_batch() -> None:
     assert "--cpu" not in line
     assert "--load-checkpoint-on-all-dp-ranks" in line
     assert value(line, "--num-workers") == "2"
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "threads", "processes"),
+    [(1, 8, 1), (2, 1, 1), (2, 2, 2), (2, 16, 2), (6, 4, 3), (84, 8, 7), (5, 4, 1)],
+)
+def test_threads_of_a_cpu_share_the_micro_batches(micro_batches: int, threads: int, processes: int) -> None:
+    given, resources = recipe(micro_batches=micro_batches), Resources(threads=threads)
+    assert resources.processes(micro_batches) == processes
+    line = trainer_arguments(given, Path("data"), Path("ck"), resources=resources)
+    assert value(line, "--distributed-world-size") == str(processes)
+    assert int(value(line, "--update-freq")) * processes == micro_batches
+    assert value(line, "--ddp-backend") == ("legacy_ddp" if processes > 1 else "pytorch_ddp")
+    environment = trainer_environment({}, resources=resources, processes=processes)
+    assert int(environment["OMP_NUM_THREADS"]) == max(1, threads // processes)
+
+
+def test_each_process_of_a_cpu_has_its_rank() -> None:
+    assert process_arguments(["a"], 1, Path("r")) == [["a"]]
+    lines = process_arguments(["a"], 3, Path("/some where/r"))
+    assert [value(line, "--distributed-rank") for line in lines] == ["0", "1", "2"]
+    assert {value(line, "--distributed-init-method") for line in lines} == {"file:///some%20where/r"}
+    assert all("--distributed-no-spawn" in line for line in lines)
 
 
 def test_micro_batches_that_gpus_do_not_divide_are_refused() -> None:
