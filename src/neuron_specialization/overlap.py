@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from neuron_specialization.directions import Direction, branch_of
 from neuron_specialization.errors import MaskError
 from neuron_specialization.masks import LayerMasks
+from neuron_specialization.structure import PERMUTATIONS, SEED, describe, sharing
 
 UNKNOWN_BRANCH = "other"
 
@@ -50,6 +51,9 @@ def overlap(
     masks: Mapping[str, LayerMasks],
     pivot: str | None,
     branch: Callable[[str], str] = branch_of,
+    *,
+    permutations: int = PERMUTATIONS,
+    seed: int = SEED,
 ) -> dict[str, Any]:
     """Describe the masks of all directions of a selection.
 
@@ -58,11 +62,13 @@ def overlap(
         pivot: the language most directions share, or None: then two directions are of one branch when
             both their sources and their targets are.
         branch: language → branch; ``other`` means that it is not known, and such languages enter no mean.
+        permutations, seed: of the test of family structure (see ``structure.family_test``).
 
     Returns:
         JSON-ready: ``pivot``; ``neurons`` {layer: d_ff}; ``directions`` {direction: {group, branch,
         kept {layer: share}, kept_mean}}; ``groups`` {group: {directions, matrix {layer: [[IoU]]},
-        within and across {pairs, iou {layer: mean, or None without a pair}, mean}}}.
+        within and across {pairs, iou {layer: mean, or None without a pair}, mean}, structure (see
+        ``structure.describe``), sharing {layer: neurons by who keeps them (``structure.sharing``)}}}.
     """
     if not masks:
         raise MaskError("no masks to compare")
@@ -85,7 +91,9 @@ def overlap(
         "neurons": dict(layers),
         "directions": described,
         "groups": {
-            group: _group(names, masks, [described[name]["branch"] for name in names], list(layers))
+            group: _group(
+                names, masks, [described[name]["branch"] for name in names], list(layers), permutations, seed
+            )
             for group, names in grouped.items()
         },
     }
@@ -101,21 +109,29 @@ def _branch(direction: Direction, pivot: str | None, branch: Callable[[str], str
 
 
 def _group(
-    names: list[str], masks: Mapping[str, LayerMasks], branches: list[str], layers: list[str]
+    names: list[str],
+    masks: Mapping[str, LayerMasks],
+    branches: list[str],
+    layers: list[str],
+    permutations: int,
+    seed: int,
 ) -> dict[str, Any]:
     labels = np.array(branches)
     known = labels != UNKNOWN_BRANCH
     # each pair once; pairs with a language of unknown branch are neither within nor across
     pairs = np.triu(known[:, None] & known[None, :], k=1)
     same = labels[:, None] == labels[None, :]
-    matrices = {
-        layer: iou_matrix(np.stack([masks[name].layers[layer] for name in names])) for layer in layers
-    }
+    stacked = {layer: np.stack([masks[name].layers[layer] for name in names]) for layer in layers}
+    matrices = {layer: iou_matrix(rows) for layer, rows in stacked.items()}
     return {
         "directions": names,
         "matrix": {layer: matrix.round(6).tolist() for layer, matrix in matrices.items()},
         "within": _means(matrices, pairs & same),
         "across": _means(matrices, pairs & ~same),
+        "structure": describe(
+            matrices, names, branches, unknown=UNKNOWN_BRANCH, permutations=permutations, seed=seed
+        ),
+        "sharing": {layer: sharing(rows, branches) for layer, rows in stacked.items()},
     }
 
 

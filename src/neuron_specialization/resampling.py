@@ -59,7 +59,7 @@ def _bleu(sums: Statistics, orders: int) -> Statistics:
     # math's functions and Python's sum: NumPy's may differ in the last bit, which would part equal scores
     scores = []
     for (system, reference), row, found in zip(
-        lengths, precisions.tolist(), correct.any(axis=1).tolist(), strict=True
+        lengths, precisions.tolist(), (correct.sum(axis=1) > 0).tolist(), strict=True
     ):
         penalty = 1.0
         if system < reference:

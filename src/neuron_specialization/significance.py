@@ -21,11 +21,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from neuron_specialization.detokenize import detokenize
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
+from neuron_specialization.files import read_json
 from neuron_specialization.scoring import BOOTSTRAP_SEED, build_metric, read_texts
 from neuron_specialization.tables import DirectionGroup, direction_sets
 
@@ -76,7 +78,7 @@ class DirectionResult:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The mean difference over a set of directions, its bootstrap interval and p-value."""
+    """The means over a set of directions, their difference, its bootstrap interval and p-value."""
 
     group: str
     tier: str
@@ -84,6 +86,8 @@ class GroupResult:
     metric: str
     directions: int
     better: int
+    score: float
+    control_score: float
     delta: float
     low: float
     high: float
@@ -307,11 +311,11 @@ def _group_results(
     differences: Mapping[str, Mapping[str, Sequence[float]]],
     settings: Settings,
 ) -> list[GroupResult]:
-    deltas = {(row.metric, row.direction): row.delta for row in results}
+    by_direction = {(row.metric, row.direction): row for row in results}
     found = []
     for metric in settings.metrics:
         for group, tier, branch, rows in direction_sets(groups):
-            of_set = [deltas[metric, row.direction] for row in rows]
+            of_set = [by_direction[metric, row.direction] for row in rows]
             resampled = [
                 sum(values) / len(rows)
                 for values in zip(*(differences[row.direction][metric] for row in rows), strict=True)
@@ -319,11 +323,38 @@ def _group_results(
             low, high = interval(resampled, settings.confidence)
             found.append(
                 GroupResult(
-                    *(group, tier, branch, metric, len(rows), sum(delta > 0 for delta in of_set)),
-                    delta=sum(of_set) / len(rows),
+                    *(group, tier, branch, metric, len(rows), sum(row.delta > 0 for row in of_set)),
+                    score=fmean(row.score for row in of_set),
+                    control_score=fmean(row.control_score for row in of_set),
+                    delta=fmean(row.delta for row in of_set),
                     low=low,
                     high=high,
                     p=bootstrap_p_value(resampled),
                 )
             )
     return found
+
+
+def read_comparison(path: str | Path) -> Comparison:
+    """Read what ``compare --output`` wrote.
+
+    Raises:
+        ScoringError: the file is not a comparison.
+    """
+    content = read_json(path)
+    try:
+        settings = content["settings"] | {"metrics": tuple(content["settings"]["metrics"])}
+        return Comparison(
+            content["system"],
+            content["control"],
+            content["testset"],
+            Settings(**settings),
+            [DirectionResult(**row) for row in content["directions"]],
+            [GroupResult(**row) for row in content["groups"]],
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise ScoringError(
+            "not a comparison of two systems, or one of an older version",
+            where=path,
+            hint="make it again: neuron-specialization compare … --output FILE",
+        ) from None

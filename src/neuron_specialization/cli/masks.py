@@ -236,16 +236,30 @@ def masks(
 @click.option("--output", type=FILE, required=True, help="JSON file.")
 @click.option("--directions", callback=checked_directions, help="Default: all in the folder.")
 @click.option("--pivot", help="Language the directions share; default: the one most of them have.")
+@click.option(
+    "--permutations",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Of the test of family structure; fewer where all arrangements are fewer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON too.")
-def overlap(mask_folder: Path, output: Path, directions: list[str], pivot: str | None, as_json: bool) -> None:
-    """Sparsity of the masks and their overlap (IoU) within and across branches."""
+def overlap(
+    mask_folder: Path,
+    output: Path,
+    directions: list[str],
+    pivot: str | None,
+    permutations: int,
+    as_json: bool,
+) -> None:
+    """Sparsity of the masks, their overlap (IoU) within and across branches, a test of family structure."""
     from neuron_specialization.masks import read_mask_folder
     from neuron_specialization.overlap import likely_pivot
     from neuron_specialization.overlap import overlap as describe
 
     names = directions or present_directions(mask_folder)
     found = read_mask_folder(mask_folder, names)
-    result = describe(found, pivot or likely_pivot(names))
+    result = describe(found, pivot or likely_pivot(names), permutations=permutations)
     write_json(output, result)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
@@ -261,6 +275,13 @@ def overlap(mask_folder: Path, output: Path, directions: list[str], pivot: str |
         rows.append(["mean", _number(within["mean"]), _number(across["mean"])])
         header = [f"IoU {group}", f"within ({within['pairs']} pairs)", f"across ({across['pairs']} pairs)"]
         print_table(header, rows)
+        test = values["structure"]["tests"]["all"]
+        if test["p"] is not None:
+            how = "all" if test["exact"] else f"seed {test['seed']},"
+            click.echo(
+                f"family structure: within − across {test['difference']:+.3f}, p = {test['p']:.4f} "
+                f"({how} {test['arrangements']:,} arrangements of the branches)"
+            )
 
 
 def print_kept(results: dict[str, LayerMasks]) -> None:

@@ -1,0 +1,1 @@
+"""The report: tables, analyses and the page that brings them together."""

@@ -1,0 +1,365 @@
+"""Score tables with differences, intervals and significance marks, out of the tables and the comparisons.
+
+A system that was trained under several seeds is one column, mean ± standard deviation; its differences
+are taken seed by seed.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from neuron_specialization.errors import ScoringError
+from neuron_specialization.reporting.table import Cell, Column, Row, Table, fixed, number_cell, text_cell
+from neuron_specialization.scoring import LABELS
+from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
+
+ALL = "all"
+LEVELS = ((0.01, "**"), (0.05, "*"))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over seeds: ``values`` one a seed; empty where there is a gap, ``present`` of ``expected``."""
+
+    values: list[float]
+    present: int = 1
+    expected: int = 1
+    sd: float | None = None
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores and comparisons of an experiment.
+
+    Attributes:
+        testsets, systems, metrics: names, in order; systems without seeds.
+        directions: direction → its group, tier and branch, in order.
+        sets: (group, tier, branch) of every mean, in order.
+        scores: (testset, metric, system, direction) → score.
+        means: (testset, metric, system, group, tier, branch) → mean score.
+        segments: (testset, direction) → segments.
+        signatures: (testset, metric) → signatures.
+        comparisons: (testset, system, control) → a comparison a seed.
+    """
+
+    testsets: list[str]
+    systems: list[str]
+    metrics: list[str]
+    directions: dict[str, dict[str, str]]
+    sets: list[tuple[str, str, str]]
+    scores: dict[tuple[str, str, str, str], Score]
+    means: dict[tuple[str, str, str, str, str, str], Score]
+    segments: dict[tuple[str, str], int]
+    signatures: dict[tuple[str, str], list[str]]
+    comparisons: dict[tuple[str, str, str], list[Comparison]]
+
+    def pairs(self, testset: str) -> list[tuple[str, str]]:
+        """(system, control) of every comparison on a test set, those with the main control first."""
+        return [(system, control) for of, system, control in self.comparisons if of == testset]
+
+
+def read_evaluation(folder: str | Path, comparisons: Iterable[Comparison]) -> Evaluation:
+    """Read ``scores.csv`` and ``summary.csv`` of R/tables, and take the comparisons with them.
+
+    Raises:
+        ScoringError: a table is missing or has no row.
+    """
+    folder = Path(folder)
+    rows, summary = _rows(folder / "scores.csv"), _rows(folder / "summary.csv")
+    metrics = [key.removesuffix("_signature") for key in rows[0] if key.endswith("_signature")]
+    found: dict[tuple[str, str, str, str], list[float]] = {}
+    signatures: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for metric in metrics:
+            values = found.setdefault((row["testset"], metric, base(row["system"]), row["direction"]), [])
+            if row.get(metric):
+                values.append(float(row[metric]))
+            if row.get(f"{metric}_signature"):
+                signatures.setdefault((row["testset"], metric), {})[row[f"{metric}_signature"]] = None
+    by_pair: dict[tuple[str, str, str], list[Comparison]] = {}
+    for comparison in comparisons:
+        key = (comparison.testset, base(comparison.system), base(comparison.control))
+        by_pair.setdefault(key, []).append(comparison)
+    return Evaluation(
+        testsets=list(dict.fromkeys(row["testset"] for row in rows)),
+        systems=list(dict.fromkeys(base(row["system"]) for row in rows)),
+        metrics=metrics,
+        directions={row["direction"]: {key: row[key] for key in ("group", "tier", "branch")} for row in rows},
+        sets=list(dict.fromkeys((row["group"], row["tier"], row["branch"]) for row in summary)),
+        scores={
+            key: Score(values, sd=_deviation(values), seeds=len(values)) for key, values in found.items()
+        },
+        means={_mean_key(row): _mean(row) for row in summary},
+        segments={
+            (row["testset"], row["direction"]): int(row["segments"]) for row in rows if row["segments"]
+        },
+        signatures={key: sorted(names) for key, names in signatures.items()},
+        comparisons=by_pair,
+    )
+
+
+def base(run: str) -> str:
+    """The system of a run: ``ns@223`` is ns under a further seed."""
+    return run.partition("@")[0]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    except FileNotFoundError:
+        raise ScoringError(
+            "the score tables are missing", where=path, hint="make them: snakemake --cores all tables"
+        ) from None
+    if not rows:
+        raise ScoringError("the table has no row", where=path)
+    return rows
+
+
+def _mean_key(row: Mapping[str, str]) -> tuple[str, str, str, str, str, str]:
+    return (row["testset"], row["metric"], row["system"], row["group"], row["tier"], row["branch"])
+
+
+def _mean(row: Mapping[str, str]) -> Score:
+    return Score(
+        [float(row["mean"])] if row["mean"] else [],
+        int(row["directions"]),
+        int(row["expected"]),
+        float(row["sd"]) if row.get("sd") else None,
+        int(row.get("seeds") or 1),
+    )
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
+
+
+def label(metric: str) -> str:
+    """``chrf++`` → ``chrF++``."""
+    return LABELS.get(metric, metric)
+
+
+def decimals(metric: str) -> int:
+    """Two, four for COMET, which runs from 0 to 1."""
+    return 4 if metric == "comet" else 2
+
+
+def mark(p: float | None) -> str:
+    """The significance mark of a p-value."""
+    return next((text for level, text in LEVELS if p is not None and p < level), "")
+
+
+def p_of(row: DirectionResult | GroupResult) -> float | None:
+    """The p-value that decides on a mark: of a direction the larger of its two corrected ones."""
+    if isinstance(row, GroupResult):
+        return row.p
+    if row.p_bootstrap_holm is None or row.p_randomisation_holm is None:
+        return None
+    return max(row.p_bootstrap_holm, row.p_randomisation_holm)
+
+
+def score_tables(evaluation: Evaluation) -> list[Table]:
+    """Of each test set and metric: the means over sets of directions, and every direction."""
+    tables = []
+    for testset in evaluation.testsets:
+        for metric in evaluation.metrics:
+            tables.append(_means_table(evaluation, testset, metric))
+            tables.append(_directions_table(evaluation, testset, metric))
+    return tables
+
+
+def set_name(group: str, tier: str, branch: str) -> str:
+    """``en→X, low``, ``X→en, Slavic``, ``all``."""
+    return ", ".join([group, *(part for part in (tier, branch) if part != ALL)])
+
+
+def _means_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
+    pairs = evaluation.pairs(testset)
+    rows, records = [], []
+    for group, tier, branch in evaluation.sets:
+        scores = {
+            system: evaluation.means.get((testset, metric, system, group, tier, branch))
+            for system in evaluation.systems
+        }
+        expected = max((score.expected for score in scores.values() if score), default=0)
+        if not expected:
+            continue
+        cells = [text_cell(set_name(group, tier, branch)), number_cell(expected, 0)]
+        cells += [_score_cell(score, metric) for score in scores.values()]
+        record: dict[str, Any] = {"testset": testset, "metric": metric}
+        record |= {"group": group, "tier": tier, "branch": branch, "directions": expected}
+        record |= _score_record(scores)
+        for pair in pairs:
+            found = _results(evaluation, (testset, *pair), lambda c: _group(c, metric, group, tier, branch))  # noqa: B023
+            cells.append(_difference_cell(found, scores[pair[0]], scores[pair[1]], metric))
+            record |= _difference_record(pair, found)
+        rows.append(Row(cells, emphasis=tier == branch == ALL, section=group))
+        records.append(record)
+    return Table(
+        f"means {testset} {metric}",
+        f"{label(metric)} on {testset}: means over directions",
+        _columns("directions", evaluation, pairs),
+        rows,
+        _notes(evaluation, testset, metric, of_groups=True),
+        evaluation.signatures.get((testset, metric), []),
+        records,
+    )
+
+
+def _directions_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
+    pairs = evaluation.pairs(testset)
+    control = pairs[0][1] if pairs else None
+    pairs = [pair for pair in pairs if pair[1] == control]
+    rows, records = [], []
+    for direction, where in evaluation.directions.items():
+        scores = {
+            system: evaluation.scores.get((testset, metric, system, direction))
+            for system in evaluation.systems
+        }
+        segments = evaluation.segments.get((testset, direction))
+        cells = [text_cell(direction), number_cell(segments, 0)]
+        cells += [_score_cell(score, metric) for score in scores.values()]
+        record: dict[str, Any] = {"testset": testset, "metric": metric, "direction": direction, **where}
+        record |= {"segments": segments} | _score_record(scores)
+        for pair in pairs:
+            found = _results(evaluation, (testset, *pair), lambda c: _direction(c, metric, direction))  # noqa: B023
+            cells.append(_difference_cell(found, scores[pair[0]], scores[pair[1]], metric))
+            record |= _difference_record(pair, found)
+        rows.append(Row(cells, section=where["group"]))
+        records.append(record)
+    return Table(
+        f"directions {testset} {metric}",
+        f"{label(metric)} on {testset}: every direction",
+        _columns("direction", evaluation, pairs, count="segments"),
+        rows,
+        _notes(evaluation, testset, metric, of_groups=False),
+        evaluation.signatures.get((testset, metric), []),
+        records,
+    )
+
+
+def _columns(
+    first: str, evaluation: Evaluation, pairs: Sequence[tuple[str, str]], count: str = "n"
+) -> list[Column]:
+    return [
+        Column(first, "text"),
+        Column(count),
+        *(Column(system) for system in evaluation.systems),
+        *(Column(f"Δ {system}\n− {control}") for system, control in pairs),
+    ]
+
+
+def _results(
+    evaluation: Evaluation,
+    key: tuple[str, str, str],
+    find: Callable[[Comparison], DirectionResult | GroupResult | None],
+) -> list[DirectionResult | GroupResult]:
+    return [row for item in evaluation.comparisons.get(key, []) if (row := find(item)) is not None]
+
+
+def _group(comparison: Comparison, metric: str, group: str, tier: str, branch: str) -> GroupResult | None:
+    wanted = (metric, group, tier, branch)
+    return next(
+        (row for row in comparison.groups if (row.metric, row.group, row.tier, row.branch) == wanted), None
+    )
+
+
+def _direction(comparison: Comparison, metric: str, direction: str) -> DirectionResult | None:
+    return next(
+        (row for row in comparison.directions if (row.metric, row.direction) == (metric, direction)), None
+    )
+
+
+def _score_cell(score: Score | None, metric: str) -> Cell:
+    if score is None or not score.values:
+        partial = score is not None and score.expected > 1
+        return number_cell(None, extra=f" ({score.present}/{score.expected})" if partial and score else "")
+    spread = f" ± {fixed(score.sd, decimals(metric))}" if score.sd is not None else ""
+    return number_cell(fmean(score.values), decimals(metric), extra=spread)
+
+
+def _difference_cell(
+    found: Sequence[DirectionResult | GroupResult], score: Score | None, control: Score | None, metric: str
+) -> Cell:
+    places = decimals(metric)
+    if len(found) == 1:
+        bounds = ", ".join(fixed(bound, places, signed=True) for bound in (found[0].low, found[0].high))
+        return number_cell(
+            found[0].delta, places, signed=True, mark=mark(p_of(found[0])), extra=f" [{bounds}]"
+        )
+    if found:
+        deltas = [row.delta for row in found]
+        significant = sum(bool(mark(p_of(row))) for row in found)
+        extra = f" ± {fixed(stdev(deltas), places)} ({significant}/{len(found)})"
+        return number_cell(fmean(deltas), places, signed=True, extra=extra)
+    if score is None or control is None or not score.values or not control.values:
+        return number_cell(None)
+    return number_cell(fmean(score.values) - fmean(control.values), places, signed=True)
+
+
+def _score_record(scores: Mapping[str, Score | None]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for system, score in scores.items():
+        record[system] = round(fmean(score.values), 4) if score and score.values else None
+        if score and score.sd is not None:
+            record[f"{system}_sd"] = round(score.sd, 4)
+            record[f"{system}_seeds"] = score.seeds
+    return record
+
+
+def _difference_record(
+    pair: tuple[str, str], found: Sequence[DirectionResult | GroupResult]
+) -> dict[str, Any]:
+    name = f"delta_{pair[0]}_{pair[1]}"
+    if not found:
+        return {}
+    record: dict[str, Any] = {name: round(fmean(row.delta for row in found), 4)}
+    if len(found) > 1:
+        record[f"{name}_sd"] = round(stdev(row.delta for row in found), 4)
+        record[f"{name}_significant"] = sum(bool(mark(p_of(row))) for row in found)
+        return record | {f"{name}_seeds": len(found)}
+    (row,) = found
+    record |= {f"{name}_low": round(row.low, 4), f"{name}_high": round(row.high, 4)}
+    if isinstance(row, GroupResult):
+        return record | {f"{name}_p": row.p, f"{name}_better": row.better}
+    for key in ("p_bootstrap", "p_randomisation", "p_bootstrap_holm", "p_randomisation_holm"):
+        record[f"{name}_{key}"] = getattr(row, key)
+    return record
+
+
+def _notes(evaluation: Evaluation, testset: str, metric: str, *, of_groups: bool) -> list[str]:
+    notes = []
+    found = [item for (of, _, _), items in evaluation.comparisons.items() if of == testset for item in items]
+    if any(score.seeds > 1 for score in evaluation.scores.values()):
+        notes.append(
+            "±: standard deviation over seeds; of a difference, taken seed by seed, with the number of seeds "
+            "under which it is significant (p < 0.05)."
+        )
+    if found:
+        settings = found[0].settings
+        tests = (
+            "p of a bootstrap of the mean that draws the same segments in every direction, not corrected "
+            "over the rows"
+            if of_groups
+            else "the larger p of paired bootstrap and paired approximate randomisation "
+            f"({settings.trials:,} trials), Holm-corrected over the directions"
+        )
+        notes.append(
+            f"Brackets: {settings.confidence:.0%} bootstrap interval of the difference "
+            f"({settings.samples:,} resamples). * p < 0.05, ** p < 0.01: {tests}."
+        )
+    if of_groups:
+        notes.append(
+            "A mean is given only where every direction of its row has a score; – (k/n): k of n have."
+        )
+    counts = sorted({n for (of, _), n in evaluation.segments.items() if of == testset})
+    if counts:
+        size = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        notes.append(f"n: {'directions' if of_groups else 'segments'}; {size} segments a direction.")
+    return notes
