@@ -152,21 +152,22 @@ def activations(
 
 
 @click.command()
+@click.option("--activations", "activation_folder", type=FOLDER, help="Folder of activation counts.")
+@click.option("--like", type=FOLDER, help="Folder of the masks that --spec names as like.")
 @click.option(
-    "--activations", "activation_folder", type=FOLDER, required=True, help="Folder of activation counts."
+    "--models", type=FOLDER, help="Folder of <direction>/model.pt, each fine-tuned on its direction."
 )
-@click.option(
-    "--k", type=float, required=True, help="Percentage of all activations the kept neurons make up."
-)
+@click.option("--spec", metavar="JSON", help="Selection, directions and seed (config.MaskSpec).")
+@click.option("--k", type=float, help="Instead of --spec: percentage of all activations that is kept.")
 @click.option(
     "--tie-break",
     type=click.Choice(["index", "torch-sort"]),
     default="index",
     show_default=True,
-    help="Equal counts at the cut: the lower index, or the reference's order.",
+    help="With --k. Equal counts at the cut: the lower index, or the reference's order.",
 )
 @click.option("--packed", is_flag=True, help="One bit a neuron instead of one byte.")
-@click.option("--directions", callback=checked_directions, help="Default: all in the folder.")
+@click.option("--directions", callback=checked_directions, help="With --k. Default: all in the folder.")
 @click.option(
     "--zero-shot",
     callback=checked_directions,
@@ -176,8 +177,11 @@ def activations(
 @click.option("--output", type=FOLDER, required=True, help="Folder for <direction>.safetensors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the shares kept as JSON.")
 def masks(
-    activation_folder: Path,
-    k: float,
+    activation_folder: Path | None,
+    like: Path | None,
+    models: Path | None,
+    spec: str | None,
+    k: float | None,
     tie_break: Any,
     packed: bool,
     directions: list[str],
@@ -186,37 +190,31 @@ def masks(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Select the neurons each direction keeps."""
-    from neuron_specialization.activations import read_activations
-    from neuron_specialization.masks import LayerMasks, check_shapes, compose, select, write_masks
+    """Select the neurons each direction keeps: by activity (--k), or as a configuration says (--spec)."""
+    from neuron_specialization.config import MaskSpec, parse_spec
+    from neuron_specialization.mask_making import Origins, make_masks
+    from neuron_specialization.masks import LayerMasks, compose, write_masks
 
-    made: dict[str, LayerMasks] = {}
-
-    def selected(name: str) -> LayerMasks:
-        if name not in made:
-            path = activation_folder / f"{name}.safetensors"
-            counts, origin = read_activations(path)
-            if origin.get("direction", name) != name:
-                raise MaskError(f"the activations are of {origin['direction']}, not of {name}", where=path)
-            metadata = {
-                "method": "activations",
-                "direction": name,
-                "k": repr(k),
-                "tie_break": tie_break,
-                "activations_sha256": sha256_of(path),
-                **({"model_sha256": origin["model_sha256"]} if "model_sha256" in origin else {}),
-            }
-            layers = {layer: select(vector, k, tie_break) for layer, vector in counts.items()}
-            made[name] = LayerMasks(layers, metadata)
-            check_shapes(made[name], next(iter(made.values())).shapes, path)
-        return made[name]
-
-    results = {name: selected(name) for name in directions or present_directions(activation_folder)}
+    if (spec is None) == (k is None):
+        raise click.UsageError("give either --k or --spec")
+    if spec is not None:
+        chosen = parse_spec(MaskSpec, spec)
+        wanted = chosen.directions
+    else:
+        if activation_folder is None:
+            raise click.UsageError("--k selects by activity: give --activations")
+        wanted = directions or present_directions(activation_folder)
+        halves = [half for name in zero_shot for half in _halves(name, pivot)]
+        values = {
+            "selection": {"k": k, "tie_break": tie_break},
+            "directions": list(dict.fromkeys([*wanted, *halves])),
+        }
+        chosen = parse_spec(MaskSpec, json.dumps(values), "selection")
+    made = make_masks(chosen, Origins(activation_folder, like, models))
+    results = {name: made[name] for name in wanted}
     for name in zero_shot:
-        direction = Direction.parse(name)
-        if pivot in (direction.source, direction.target):
-            raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
-        composed = compose(selected(f"{direction.source}-{pivot}"), selected(f"{pivot}-{direction.target}"))
+        encoder, decoder = _halves(name, pivot)
+        composed = compose(made[encoder], made[decoder])
         results[name] = LayerMasks(composed.layers, {**composed.metadata, "direction": name})
     for name, result in results.items():
         write_masks(output / f"{name}.safetensors", result.layers, result.metadata, packed=packed)
@@ -224,11 +222,18 @@ def masks(
         shares = {
             name: {layer: round(x, 6) for layer, x in result.kept.items()} for name, result in results.items()
         }
-        click.echo(
-            json.dumps({"output": str(output), "k": k, "tie_break": tie_break, "kept": shares}, indent=2)
-        )
+        settings = chosen.selection.model_dump(exclude={"finetuning"})
+        click.echo(json.dumps({"output": str(output), **settings, "kept": shares}, indent=2))
     else:
         print_kept(results)
+
+
+def _halves(name: str, pivot: str) -> tuple[str, str]:
+    """The directions whose masks a zero-shot direction's is composed of: for the encoder, for the decoder."""
+    direction = Direction.parse(name)
+    if pivot in (direction.source, direction.target):
+        raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
+    return f"{direction.source}-{pivot}", f"{pivot}-{direction.target}"
 
 
 @click.command()

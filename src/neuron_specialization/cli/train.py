@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from neuron_specialization.errors import TrainingError
 @click.option(
     "--discard-unfinished", is_flag=True, help="Delete unfinished runs that were started with other settings."
 )
+@click.option(
+    "--discard-checkpoints", is_flag=True, help="Delete the live checkpoints once the model is published."
+)
 def train(
     recipe_json: str,
     data_bin: Path,
@@ -41,6 +45,7 @@ def train(
     workers: int | None,
     trainer: str | None,
     discard_unfinished: bool,
+    discard_checkpoints: bool,
 ) -> None:
     """Train one system to its end; resume it if it was interrupted.
 
@@ -70,6 +75,8 @@ def train(
             cause="the disk is full or the folder is read-only",
             hint="make room or grant access, then run the same command again: it resumes",
         ) from None
+    if discard_checkpoints:
+        shutil.rmtree(output / "checkpoints")
     loss = facts["valid_loss"]
     click.echo(
         f"{output / 'model.pt'}: best of {facts['updates']:,} updates"

@@ -15,8 +15,9 @@ from neuron_specialization.config.mask_selections import (
     MaskSelection,
     RandomMasks,
 )
-from neuron_specialization.config.recipe import Recipe, magnitude_recipe_of, recipe_of
+from neuron_specialization.config.recipe import MaskSpec, Recipe, magnitude_recipe_of, mask_spec_of, recipe_of
 from neuron_specialization.config.runs import (
+    mask_baseline_run,
     run_name,
     seed_of_run,
     selections_by_run,
@@ -55,6 +56,7 @@ __all__ = [
     "LanguageCode",
     "MagnitudeMasks",
     "MaskSelection",
+    "MaskSpec",
     "Model",
     "Name",
     "Positive",
@@ -70,6 +72,8 @@ __all__ = [
     "Vocabulary",
     "load_config",
     "magnitude_recipe_of",
+    "mask_baseline_run",
+    "mask_spec_of",
     "parse_config",
     "parse_recipe",
     "parse_spec",

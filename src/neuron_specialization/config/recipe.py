@@ -7,7 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from neuron_specialization.config.experiment import Config
-from neuron_specialization.config.runs import seed_of_run, split_run
+from neuron_specialization.config.mask_selections import (
+    ActivationMasks,
+    FamilyMasks,
+    ImportedMasks,
+    MagnitudeMasks,
+    MaskSelection,
+    RandomMasks,
+)
+from neuron_specialization.config.runs import seed_of_run, selections_by_run, split_run
 from neuron_specialization.config.sections import LanguageCode, Model, Positive, Section, Training
 from neuron_specialization.files import hash_of
 
@@ -67,4 +75,50 @@ def magnitude_recipe_of(config: Config, selection: str, direction: str) -> Recip
         training=config.magnitude_training_of(split_run(selection)[0]),
         seed=seed_of_run(config, selection),
         shards=config.corpus.shards,
+    )
+
+
+class MaskSpec(Section):
+    """All that decides a selection's masks, apart from the files they are made from (``masks --spec``).
+
+    Attributes:
+        selection: the selection.
+        like: the selection it is made from, if it is.
+        directions: each gets a mask.
+        pivot: the language in the middle, if there is one.
+        seed: of what is random.
+    """
+
+    selection: MaskSelection
+    like: MaskSelection | None = None
+    directions: list[str]
+    pivot: LanguageCode | None = None
+    seed: int = 0
+
+    @property
+    def needs(self) -> list[str]:
+        """What the masks are made from: ``activations``, the masks of ``like``, fine-tuned ``models``."""
+        selection = self.selection
+        if isinstance(selection, ActivationMasks):
+            return ["activations"]
+        if isinstance(selection, FamilyMasks) and selection.combine == "pooled":
+            return ["activations"]
+        if isinstance(selection, MagnitudeMasks):
+            return ["models", *(["like"] if selection.like else [])]
+        return [] if isinstance(selection, ImportedMasks) else ["like"]
+
+
+def mask_spec_of(config: Config, run: str) -> MaskSpec:
+    """Return what decides the masks of a selection, or of its run under a further seed."""
+    runs = selections_by_run(config)
+    selection = runs[run]
+    if isinstance(selection, MagnitudeMasks):
+        # it decides the models, which come as files
+        selection = selection.model_copy(update={"finetuning": Training()})
+    return MaskSpec(
+        selection=selection,
+        like=runs[selection.parent] if selection.parent else None,
+        directions=[str(direction) for direction in config.all_directions()],
+        pivot=config.pivot if config.pivot in config.languages else None,
+        seed=seed_of_run(config, run) if isinstance(selection, RandomMasks) else 0,
     )
