@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from neuron_specialization import comet_runner
+from neuron_specialization.detokenize import detokenize
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import read_lines, sha256_of
@@ -42,9 +43,13 @@ class CometJob:
 
 
 def read_job(
-    direction: Direction, hypothesis: str | Path, source: str | Path, reference: str | Path
+    direction: Direction,
+    hypothesis: str | Path,
+    source: str | Path,
+    reference: str | Path,
+    detokenizer: str = "none",
 ) -> CometJob:
-    """Read the three texts of a direction.
+    """Read the three texts of a direction; all are detokenised.
 
     Raises:
         ScoringError: one is missing, or they differ in length.
@@ -60,7 +65,13 @@ def read_job(
         "reference_sha256": texts.reference_sha256,
         "source_sha256": sha256_of(source),
     }
-    return CometJob(str(direction), sources, texts.hypotheses, texts.references, checksums)
+    return CometJob(
+        str(direction),
+        detokenize(sources, direction.source, detokenizer),
+        detokenize(texts.hypotheses, direction.target, detokenizer),
+        detokenize(texts.references, direction.target, detokenizer),
+        checksums,
+    )
 
 
 def checkpoint_of(model: str) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from neuron_specialization import comet as scorer
+from neuron_specialization.detokenize import DETOKENIZERS
 from neuron_specialization.directions import Direction
 from neuron_specialization.files import write_json
 from neuron_specialization.scoring import BOOTSTRAP_SEED, Bootstrap
@@ -34,6 +35,15 @@ from neuron_specialization.scoring import BOOTSTRAP_SEED, Bootstrap
     show_default=True,
     help="Name (downloaded by COMET) or path (nothing is downloaded).",
 )
+@click.option(
+    "--detokenize",
+    "--detokenizer",
+    "detokenizer",
+    type=click.Choice(DETOKENIZERS),
+    default="none",
+    show_default=True,
+    help="Applied to the three texts first, as in score.",
+)
 @click.option("--python", help=f"Python of COMET's environment; default: ${scorer.PYTHON_VARIABLE}.")
 @click.option("--gpus", default=0, show_default=True, type=click.IntRange(min=0), help="For COMET.")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Segments.")
@@ -52,6 +62,7 @@ def comet(
     system: str,
     testset: str,
     model: str,
+    detokenizer: str,
     python: str | None,
     gpus: int,
     batch_size: int,
@@ -71,12 +82,14 @@ def comet(
         source, reference = (
             texts / f"{direction.pair}.{language}" for language in (direction.source, direction.target)
         )
-        jobs.append(scorer.read_job(direction, translations / f"{direction}.txt", source, reference))
+        hypothesis = translations / f"{direction}.txt"
+        jobs.append(scorer.read_job(direction, hypothesis, source, reference, detokenizer))
     scores, signature = scorer.run_comet(jobs, model=model, python=python, gpus=gpus, batch_size=batch_size)
     for job, values in zip(jobs, scores, strict=True):
         result = {
             "system": system,
             "testset": testset,
+            "detokenizer": detokenizer,
             **scorer.comet_score(job, values, signature, resampling),
         }
         write_json(output / f"{job.direction}.json", result)

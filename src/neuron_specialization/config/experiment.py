@@ -46,7 +46,7 @@ class Config(Section):
     pivot: LanguageCode | None = "en"
     directions: list[str] | None = None
     # translated and scored, never trained: by way of the pivot, under a mask put together from two
-    zero_shot: list[str] = []
+    zero_shot: list[str] = Field(default=[])
     tiers: dict[Name, list[LanguageCode]] | Literal["ec30"] = Field(default={})
     downloads: str = "downloads"
     # where files of the catalogue are looked for first, for all or by name: a folder, a file or a URL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -220,6 +221,15 @@ class Comet(Section):
     # the interpreter of its environment; None: $NEURON_SPECIALIZATION_COMET_PYTHON
     python: str | None = None
     batch_size: Positive = 16
+
+    def files(self) -> list[str]:
+        """The files of a model that is given by its path; none where it is a name."""
+        path = Path(self.model)
+        if not (path.exists() or path.is_absolute() or self.model.startswith(".") or path.suffix == ".ckpt"):
+            return []
+        folder = path if path.suffix != ".ckpt" else path.parent.parent
+        checkpoint = folder / "checkpoints" / "model.ckpt" if path == folder else path
+        return [str(checkpoint), str(folder / "hparams.yaml")]
 
 
 class Scoring(Section):
