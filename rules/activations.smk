@@ -2,17 +2,19 @@
 
 
 rule activations:
-    """Count the baseline's neuron activations on the {params.split} text, for every direction."""
+    """Count the baseline's neuron {wildcards.counts} on the {params.split} text, for every direction."""
     input:
-        model=ancient(f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.pt"),
-        summary=f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.json",
+        model=ancient(counted_model),
+        summary=counted_summary,
         manifest=BINARIZED,
     output:
-        counts=expand(f"{RESULTS}/activations/{{direction}}.safetensors", direction=DIRECTIONS),
+        counts=expand(
+            f"{RESULTS}/{{counts}}/{{direction}}.safetensors", direction=DIRECTIONS, allow_missing=True
+        ),
     log:
-        f"{LOGS}/activations.log",
+        f"{LOGS}/{{counts}}.log",
     benchmark:
-        f"{BENCHMARKS}/activations.tsv"
+        f"{BENCHMARKS}/{{counts}}.tsv"
     # before any other job: the longest chain of jobs leads through here
     priority: 20
     conda:

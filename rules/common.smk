@@ -8,7 +8,18 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from neuron_specialization.config import parse_config, recipe_of
+from neuron_specialization.config import (
+    Comet,
+    magnitude_recipe_of,
+    mask_baseline_run,
+    mask_spec_of,
+    parse_config,
+    recipe_of,
+    run_name,
+    seed_of_run,
+    selections_by_run,
+    systems_by_run,
+)
 from neuron_specialization.corpora.catalogue import catalogue
 from neuron_specialization.corpora.spec import corpus_spec_of
 from neuron_specialization.errors import NeuronSpecializationError
@@ -29,18 +40,36 @@ DICTIONARY = f"{RESULTS}/vocabulary/dict.txt"
 
 DIRECTIONS = [str(direction) for direction in CONFIG.all_directions()]
 PAIRS = CONFIG.pairs()
-SYSTEMS = list(CONFIG.systems)
-BASELINES = [name for name, system in CONFIG.systems.items() if system.init is None]
-SPECIALISED = [name for name, system in CONFIG.systems.items() if system.init is not None]
-SELECTIONS = sorted({system.masks for system in CONFIG.systems.values() if system.masks})
+# scored and not trained; the trained directions their masks are made of, and the trained pairs their text is
+ZERO_SHOT = [str(direction) for direction in CONFIG.zero_shot_directions()]
+SCORED = [str(direction) for direction in CONFIG.scored_directions()]
+ZERO_SHOT_PAIRS = CONFIG.zero_shot_pairs()
+PIVOT_PAIRS = CONFIG.pivot_pairs()
+ZERO_SHOT_PARTS = CONFIG.mask_parts()
+# each system and selection once for every seed: ns, ns@223, … (config/runs.py)
+RUNS = systems_by_run(CONFIG)
+MASKS = selections_by_run(CONFIG)
+SYSTEMS = list(RUNS)
+BASELINES = [name for name, system in RUNS.items() if system.init is None]
+SPECIALISED = [name for name, system in RUNS.items() if system.init is not None]
+SELECTIONS = sorted(MASKS)
+# the folders of activation counts, one a baseline
+COUNTS = [run_name(CONFIG, "activations", seed) for seed in CONFIG.all_seeds()]
 TESTSETS = list(CONFIG.testsets)
 # test sets that are not the corpus's own held-out text
 EXTERNAL_TESTSETS = [name for name, testset in CONFIG.testsets.items() if testset.source != "corpus"]
+# where text lies that is the same in all languages: that of zero-shot directions is put together from it
+PARALLEL_TEXTS = [
+    *(["corpus/heldout"] if TESTSETS != EXTERNAL_TESTSETS and not CONFIG.given_heldout_pairs() else []),
+    *(f"testsets/{name}" for name in EXTERNAL_TESTSETS),
+    *(f"testsets/{name}/pieces" for name in EXTERNAL_TESTSETS if CONFIG.testsets[name].source == "data-bin"),
+]
 # test sets that come as pieces, and systems that come trained
 SEGMENTED_TESTSETS = [name for name, testset in CONFIG.testsets.items() if testset.source == "data-bin"]
-RELEASED = [name for name, system in CONFIG.systems.items() if system.checkpoint]
-# mask selections that are read from files
-IMPORTED = [name for name in SELECTIONS if CONFIG.masks[name].source]
+RELEASED = [name for name, system in RUNS.items() if system.checkpoint]
+# mask selections that are read from files, and those that need fine-tunings
+IMPORTED = [name for name in SELECTIONS if MASKS[name].method == "imported"]
+BY_MAGNITUDE = [name for name in SELECTIONS if MASKS[name].method == "magnitude"]
 TRAINED = [name for name in SYSTEMS if name not in RELEASED]
 
 # A job runs the Python that runs Snakemake, whether or not its environment was activated.
@@ -55,8 +84,9 @@ def one_of(names):
 wildcard_constraints:
     system=one_of(SYSTEMS),
     selection=one_of(SELECTIONS),
+    counts=one_of(COUNTS),
     testset=one_of(TESTSETS),
-    direction=one_of(DIRECTIONS),
+    direction=one_of(SCORED),
 
 
 def announce(text):

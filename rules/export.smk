@@ -15,7 +15,7 @@ rule export_dense:
     benchmark:
         f"{BENCHMARKS}/export/{{system}}.tsv"
     wildcard_constraints:
-        system=one_of(name for name in SYSTEMS if not CONFIG.systems[name].masks),
+        system=one_of(name for name in SYSTEMS if not RUNS[name].masks),
     conda:
         "../envs/workflow.yaml"
     resources:
@@ -59,7 +59,7 @@ rule export_masked:
     benchmark:
         f"{BENCHMARKS}/export/{{system}}.tsv"
     wildcard_constraints:
-        system=one_of(name for name in SYSTEMS if CONFIG.systems[name].masks),
+        system=one_of(name for name in SYSTEMS if RUNS[name].masks),
     conda:
         "../envs/workflow.yaml"
     resources:
@@ -67,6 +67,7 @@ rule export_masked:
         runtime="4h",
     params:
         masks=export_masks,
+        directions=",".join(DIRECTIONS),
         vocabulary=subpath(input.vocabulary, parent=True),
         format=export_format,
         folder=export_folder,
@@ -75,6 +76,7 @@ rule export_masked:
         python -m neuron_specialization export \
             --checkpoint {input.model:q} \
             --masks {params.masks:q} \
+            --directions {params.directions:q} \
             --vocabulary {params.vocabulary:q} \
             {params.format:q} \
             --output {params.folder:q} \

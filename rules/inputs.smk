@@ -84,7 +84,10 @@ def testset_text(testset, direction, side):
 
 def testset_files():
     """Return all files of the test sets that are not part of the corpus."""
-    return [file for name in EXTERNAL_TESTSETS for file in pair_files(f"{RESULTS}/testsets/{name}")]
+    files = [file for name in EXTERNAL_TESTSETS for file in pair_files(f"{RESULTS}/testsets/{name}")]
+    return files + [
+        file for folder in PARALLEL_TEXTS for file in pair_files(f"{RESULTS}/{folder}", ZERO_SHOT_PAIRS)
+    ]
 
 
 # ---- train ----
@@ -97,13 +100,13 @@ def training_recipe(wildcards):
 
 def training_summary(wildcards):
     """Return what a training is, in a few words, for the run's log."""
-    training = CONFIG.training_of(wildcards.system)
+    training = recipe_of(CONFIG, wildcards.system).training
     return f"{training.max_updates:,} updates, {training.max_tokens * training.micro_batches:,} tokens each"
 
 
 def initial_model(wildcards, suffix="pt"):
     """Return the model that a specialised system goes on from."""
-    return f"{RESULTS}/training/{CONFIG.systems[wildcards.system].init}/model.{suffix}"
+    return f"{RESULTS}/training/{RUNS[wildcards.system].init}/model.{suffix}"
 
 
 def initial_summary(wildcards):
@@ -113,13 +116,13 @@ def initial_summary(wildcards):
 
 def system_masks(wildcards):
     """Return the mask files of a specialised system; none for one without masks."""
-    selection = CONFIG.systems[wildcards.system].masks
+    selection = RUNS[wildcards.system].masks
     return mask_files(selection) if selection else []
 
 
 def mask_flag(wildcards):
     """Return the flag that names a system's masks; none for one without masks."""
-    selection = CONFIG.systems[wildcards.system].masks
+    selection = RUNS[wildcards.system].masks
     return ["--masks", mask_folder(selection)] if selection else []
 
 
@@ -131,23 +134,23 @@ UNPACKED = f"{DOWNLOADS}/unpacked/{CONFIG.corpus.dataset or Path(CONFIG.corpus.p
 
 def released_checkpoint(wildcards):
     """Return the checkpoint that a system is taken over from: downloaded, or a file."""
-    system = CONFIG.systems[wildcards.system]
+    system = RUNS[wildcards.system]
     return downloaded(system.released) if system.released else system.checkpoint
 
 
 def released_init(wildcards):
     """Return the summary of the baseline a released model went on from; none for a baseline."""
-    return initial_summary(wildcards) if CONFIG.systems[wildcards.system].init else []
+    return initial_summary(wildcards) if RUNS[wildcards.system].init else []
 
 
 def released_init_flag(wildcards, input):
     """Return the flag that names that summary; none for a baseline."""
-    return ["--init", str(input.init_summary)] if CONFIG.systems[wildcards.system].init else []
+    return ["--init", str(input.init_summary)] if RUNS[wildcards.system].init else []
 
 
 def mask_source(wildcards):
     """Return the folder of the reference's mask files."""
-    return CONFIG.masks[wildcards.selection].source
+    return MASKS[wildcards.selection].source
 
 
 def mask_source_files(wildcards):
@@ -187,9 +190,9 @@ def mask_folder(selection):
     return f"{RESULTS}/masks/{selection}"
 
 
-def mask_files(selection):
-    """Return the mask file of every direction."""
-    return [f"{mask_folder(selection)}/{direction}.safetensors" for direction in DIRECTIONS]
+def mask_files(selection, directions=DIRECTIONS):
+    """Return the mask file of every direction; of every trained one by default."""
+    return [f"{mask_folder(selection)}/{direction}.safetensors" for direction in directions]
 
 
 def overlap_masks(wildcards):
@@ -202,19 +205,87 @@ def mask_overlaps():
     return [f"{mask_folder(selection)}/overlap.json" for selection in SELECTIONS]
 
 
-def activation_folder(wildcards, input):
-    """Return the folder of the counts."""
-    return str(Path(input.counts[0]).parent)
+def mask_spec(wildcards):
+    """Return what decides a selection's masks, as JSON."""
+    return mask_spec_of(CONFIG, wildcards.selection).model_dump_json()
 
 
-def selection_k(wildcards):
-    """Return the share of the activity, in percent, that the kept neurons make up."""
-    return CONFIG.masks[wildcards.selection].k
+def mask_method(wildcards):
+    """Return how a selection's neurons are chosen, in a word."""
+    return MASKS[wildcards.selection].method
 
 
-def selection_tie_break(wildcards):
-    """Return how neurons of equal activity are ordered."""
-    return CONFIG.masks[wildcards.selection].tie_break
+def mask_origins(wildcards):
+    """Return what a selection is made from: kind → folder (activations, other masks, fine-tuned models)."""
+    spec = mask_spec_of(CONFIG, wildcards.selection)
+    folders = {"activations": f"{RESULTS}/{counts_of(wildcards.selection)}", "models": "", "like": ""}
+    if spec.selection.method == "magnitude":
+        folders["models"] = f"{RESULTS}/magnitude/{wildcards.selection}"
+    if spec.selection.parent:
+        folders["like"] = mask_folder(spec.selection.parent)
+    return {kind: folders[kind] for kind in spec.needs}
+
+
+def mask_origin_files(wildcards):
+    """Return the files that a selection is made from; of a model, the small one that holds its checksum."""
+    name = {"models": "{}/model.json"}
+    return [
+        f"{folder}/{name.get(kind, '{}.safetensors').format(direction)}"
+        for kind, folder in mask_origins(wildcards).items()
+        for direction in DIRECTIONS
+    ]
+
+
+def mask_origin_models(wildcards):
+    """Return the fine-tuned models that a selection is made from; they are deleted after it."""
+    folder = mask_origins(wildcards).get("models")
+    return [ancient(f"{folder}/{direction}/model.pt") for direction in DIRECTIONS] if folder else []
+
+
+def mask_origin_flags(wildcards):
+    """Return the flags that name the folders a selection is made from."""
+    return [part for kind, folder in mask_origins(wildcards).items() for part in (f"--{kind}", folder)]
+
+
+def counts_of(run):
+    """Return the folder of the counts that the masks of a run are made from."""
+    return run_name(CONFIG, "activations", seed_of_run(CONFIG, run))
+
+
+def counted_model(wildcards, suffix="pt"):
+    """Return the baseline whose activations are counted."""
+    return f"{RESULTS}/training/{mask_baseline_run(CONFIG, wildcards.counts)}/model.{suffix}"
+
+
+def counted_summary(wildcards):
+    """Return the summary of that baseline, which holds its checksum."""
+    return counted_model(wildcards, "json")
+
+
+def masked_model(wildcards, suffix="pt"):
+    """Return the baseline that a selection is for."""
+    return f"{RESULTS}/training/{mask_baseline_run(CONFIG, wildcards.selection)}/model.{suffix}"
+
+
+def masked_summary(wildcards):
+    """Return the summary of that baseline, which holds its checksum."""
+    return masked_model(wildcards, "json")
+
+
+def magnitude_recipe(wildcards):
+    """Return all that decides the fine-tuning on one direction, as JSON."""
+    return magnitude_recipe_of(CONFIG, wildcards.selection, wildcards.direction).model_dump_json()
+
+
+def magnitude_summary(wildcards):
+    """Return what such a fine-tuning is, in a few words, for the run's log."""
+    training = magnitude_recipe_of(CONFIG, wildcards.selection, wildcards.direction).training
+    return f"{training.max_updates:,} updates, {training.max_tokens * training.micro_batches:,} tokens each"
+
+
+def zero_shot_masks(wildcards):
+    """Return the masks of the zero-shot directions for a specialised system."""
+    return mask_files(RUNS[wildcards.system].masks, ZERO_SHOT)
 
 
 # ---- export ----
@@ -222,12 +293,12 @@ def selection_tie_break(wildcards):
 
 def model_variants(system):
     """Return the names of a system's exported models."""
-    return DIRECTIONS if CONFIG.systems[system].masks else ["dense"]
+    return SCORED if RUNS[system].masks else ["dense"]
 
 
 def model_folder(system, direction):
     """Return the exported model that translates a direction."""
-    return f"{RESULTS}/models/{system}/{direction if CONFIG.systems[system].masks else 'dense'}"
+    return f"{RESULTS}/models/{system}/{direction if RUNS[system].masks else 'dense'}"
 
 
 def exported_models():
@@ -241,7 +312,7 @@ def exported_models():
 
 def export_masks(wildcards):
     """Return the folder of a system's masks."""
-    return mask_folder(CONFIG.systems[wildcards.system].masks)
+    return mask_folder(RUNS[wildcards.system].masks)
 
 
 def export_folder(wildcards):
@@ -275,7 +346,7 @@ def translation_model(wildcards):
     """Return what the translation depends on: small files that hold the model's checksums."""
     if CONFIG.translation.engine == "ctranslate2":
         return f"{model_folder(wildcards.system, wildcards.direction)}/provenance.json"
-    masks = CONFIG.systems[wildcards.system].masks
+    masks = RUNS[wildcards.system].masks
     return [
         f"{RESULTS}/training/{wildcards.system}/model.json",
         DICTIONARY,
@@ -313,12 +384,49 @@ def score_reference(wildcards):
     return testset_text(wildcards.testset, wildcards.direction, side=1)
 
 
+# used where `comet` is asked for as a target and the configuration has no such section
+COMET = CONFIG.scoring.comet or Comet()
+
+
+def test_folder(wildcards):
+    """Return the folder of a test set's text."""
+    return str(Path(testset_text(wildcards.testset, DIRECTIONS[0], side=0)).parent)
+
+
+def translation_folder(wildcards):
+    """Return the folder of a system's translations of a test set."""
+    return f"{RESULTS}/translations/{wildcards.system}/{wildcards.testset}"
+
+
+def test_texts(wildcards):
+    """Return the sources and references of a test set."""
+    return pair_files(test_folder(wildcards), PAIRS + ZERO_SHOT_PAIRS)
+
+
+def comet_python(wildcards):
+    """Return the interpreter of COMET's environment, where the configuration names it."""
+    return ancient(COMET.python) if COMET.python else []
+
+
+def comet_python_flag(wildcards):
+    """Return the flag that names that interpreter; none where the environment does."""
+    return ["--python", COMET.python] if COMET.python else []
+
+
+def comet_scores():
+    """Return every score by COMET, if it is configured."""
+    if not CONFIG.scoring.comet:
+        return []
+    return expand(rules.comet.output.scores, system=SYSTEMS, testset=TESTSETS)
+
+
 # ---- report ----
 
 
-def score_folder(wildcards):
-    """Return the folder of all scores."""
-    return f"{RESULTS}/scores"
+def score_folders(wildcards):
+    """Return the flags that name the folders of all scores."""
+    folders = ["scores", *(["comet"] if CONFIG.scoring.comet else [])]
+    return [part for folder in folders for part in ("--scores", f"{RESULTS}/{folder}")]
 
 
 def training_folder(wildcards):

@@ -2,9 +2,10 @@
 
 
 rule masks:
-    """Select neurons ({wildcards.selection}): per direction, the fewest with {params.k} % of the activity."""
+    """Select the neurons of {wildcards.selection}, per direction ({params.method})."""
     input:
-        counts=rules.activations.output.counts,
+        origins=mask_origin_files,
+        models=mask_origin_models,
     output:
         masks=mask_files("{selection}"),
     log:
@@ -13,16 +14,16 @@ rule masks:
     conda:
         "../envs/workflow.yaml"
     params:
-        activations=activation_folder,
-        k=selection_k,
-        tie_break=selection_tie_break,
+        method=mask_method,
+        spec=mask_spec,
+        folders=mask_origin_flags,
         folder=folder_of,
     shell:
         """
         python -m neuron_specialization masks \
-            --activations {params.activations:q} \
-            --k {params.k:q} \
-            --tie-break {params.tie_break:q} \
+            --spec {params.spec:q} \
+            {params.folders:q} \
+            --packed \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """
@@ -40,10 +41,12 @@ rule overlap:
         "../envs/workflow.yaml"
     params:
         masks=overlap_masks,
+        directions=",".join(DIRECTIONS),
     shell:
         """
         python -m neuron_specialization overlap \
             --masks {params.masks:q} \
+            --directions {params.directions:q} \
             --output {output.overlap:q} \
             >{log:q} 2>&1
         """

@@ -48,8 +48,8 @@ rule import_masks:
     """Read the masks of the selection {wildcards.selection} from {params.source}."""
     input:
         files=mask_source_files,
-        model=ancient(f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.pt"),
-        summary=f"{RESULTS}/training/{CONFIG.mask_baseline()}/model.json",
+        model=ancient(masked_model),
+        summary=masked_summary,
     output:
         masks=mask_files("{selection}"),
     log:
@@ -70,6 +70,7 @@ rule import_masks:
             --masks {params.source:q} \
             --directions {params.directions:q} \
             --checkpoint {input.model:q} \
+            --packed \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """

@@ -87,3 +87,44 @@ rule train_specialised:
             --threads {threads:q} \
             2>&1 | tee {log:q} >&2
         """
+
+
+rule magnitude_finetune:
+    """Fine-tune the baseline on {wildcards.direction} alone, for {wildcards.selection}: {params.summary}."""
+    input:
+        manifest=BINARIZED,
+        init=ancient(masked_model),
+        init_summary=masked_summary,
+    output:
+        model=temp(f"{RESULTS}/magnitude/{{selection}}/{{direction}}/model.pt"),
+        summary=f"{RESULTS}/magnitude/{{selection}}/{{direction}}/model.json",
+        metrics=f"{RESULTS}/magnitude/{{selection}}/{{direction}}/metrics.jsonl",
+    log:
+        f"{LOGS}/magnitude/{{selection}}/{{direction}}.log",
+    benchmark:
+        f"{BENCHMARKS}/magnitude/{{selection}}/{{direction}}.tsv"
+    wildcard_constraints:
+        selection=one_of(BY_MAGNITUDE),
+    conda:
+        "../envs/workflow.yaml"
+    resources:
+        gpu=0,
+        mem_mb=6000,
+        runtime="4h",
+    params:
+        summary=magnitude_summary,
+        recipe=magnitude_recipe,
+        data=subpath(input.manifest, parent=True),
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization train \
+            --recipe {params.recipe:q} \
+            --data-bin {params.data:q} \
+            --init {input.init:q} \
+            --discard-checkpoints \
+            --output {params.folder:q} \
+            --gpus {resources.gpu:q} \
+            --threads {threads:q} \
+            >{log:q} 2>&1
+        """
