@@ -33,7 +33,7 @@ rule corpus:
         manifest=f"{RESULTS}/corpus/manifest.json",
         train=pair_files(f"{RESULTS}/corpus/train"),
         valid=pair_files(f"{RESULTS}/corpus/valid"),
-        heldout=pair_files(f"{RESULTS}/corpus/heldout"),
+        heldout=pair_files(f"{RESULTS}/corpus/heldout", PAIRS + CONFIG.given_heldout_pairs()),
     log:
         f"{LOGS}/corpus.log",
     benchmark:

@@ -8,8 +8,9 @@ rule tables:
             rules.score.output.score,
             system=SYSTEMS,
             testset=TESTSETS,
-            direction=DIRECTIONS,
+            direction=SCORED,
         ),
+        comet=comet_scores(),
     output:
         scores=report(f"{RESULTS}/tables/scores.csv", category="Scores", labels={"table": "by direction"}),
         summary=report(f"{RESULTS}/tables/summary.csv", category="Scores", labels={"table": "means"}),
@@ -21,14 +22,14 @@ rule tables:
         "../envs/workflow.yaml"
     params:
         folder=folder_of,
-        scores=score_folder,
+        scores=score_folders,
         groups=json.dumps(CONFIG.groups(), ensure_ascii=False),
         systems=",".join(SYSTEMS),
         testsets=",".join(TESTSETS),
     shell:
         """
         python -m neuron_specialization tables \
-            --scores {params.scores:q} \
+            {params.scores:q} \
             --groups {params.groups:q} \
             --systems {params.systems:q} \
             --testsets {params.testsets:q} \

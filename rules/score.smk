@@ -1,4 +1,4 @@
-"""Scores: one job per system, test set and direction; value, signature and interval of each metric."""
+"""Scores: value, signature and interval of each metric; COMET, if it is configured, in its own environment."""
 
 
 rule score:
@@ -30,5 +30,60 @@ rule score:
             --bootstrap {params.bootstrap:q} \
             --confidence {params.confidence:q} \
             --output {output.score:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule comet:
+    """Score {wildcards.testset} of {wildcards.system} with COMET, all directions in one job."""
+    input:
+        translations=expand(rules.translate.output.text, direction=SCORED, allow_missing=True),
+        texts=test_texts,
+        python=comet_python,
+        model=COMET.files(),
+    output:
+        scores=expand(
+            f"{RESULTS}/comet/{{system}}/{{testset}}/{{direction}}.json",
+            direction=SCORED,
+            allow_missing=True,
+        ),
+    log:
+        f"{LOGS}/comet/{{system}}/{{testset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/comet/{{system}}/{{testset}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: share_of_cores(SYSTEMS)
+    resources:
+        gpu=0,
+        mem_mb=12000,
+        runtime="8h",
+    params:
+        translations=translation_folder,
+        texts=test_folder,
+        directions=",".join(SCORED),
+        model=COMET.model,
+        detokenizer=CONFIG.scoring.detokenizer,
+        python=comet_python_flag,
+        batch_size=COMET.batch_size,
+        bootstrap=CONFIG.scoring.bootstrap_samples,
+        confidence=CONFIG.scoring.confidence,
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization comet \
+            --translations {params.translations:q} \
+            --texts {params.texts:q} \
+            --directions {params.directions:q} \
+            --system {wildcards.system:q} \
+            --testset {wildcards.testset:q} \
+            --model {params.model:q} \
+            --detokenizer {params.detokenizer:q} \
+            {params.python:q} \
+            --gpus {resources.gpu:q} \
+            --batch-size {params.batch_size:q} \
+            --bootstrap {params.bootstrap:q} \
+            --confidence {params.confidence:q} \
+            --output {params.folder:q} \
             >{log:q} 2>&1
         """

@@ -20,7 +20,8 @@ from tests.conftest import REPOSITORY
 FIELD = re.compile(r"\{(?P<name>[a-z_.]+)(?P<quoted>:q)?\}")
 LONG = {
     *("corpus", "vocabulary", "binarize", "train_baseline", "train_specialised", "activations"),
-    *("export_dense", "export_masked", "translate", "take_over_model", "take_over_data_bin"),
+    *("export_dense", "export_masked", "export_zero_shot", "translate", "comet"),
+    *("take_over_model", "take_over_data_bin"),
 }
 TRAININGS = {"train_baseline", "train_specialised"}
 
@@ -41,10 +42,9 @@ def described(config: str) -> list[dict[str, Any]]:
 
 
 def all_rules() -> list[dict[str, Any]]:
-    """The rules of both kinds of corpus, each once."""
-    rules = {
-        rule["name"]: rule for rule in described("configs/ec30-released.yaml") + described("config.yaml")
-    }
+    """The rules of both kinds of corpus, and those that only some configurations have, each once."""
+    configs = ("configs/ec30-released.yaml", "tests/workflow/every_rule.yaml")
+    rules = {rule["name"]: rule for config in configs for rule in described(config)}
     return list(rules.values())
 
 
