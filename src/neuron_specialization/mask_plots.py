@@ -45,13 +45,13 @@ def layer_label(layer: str) -> str:
     return f"{match[1][0]}{int(match[2]) + 1}"
 
 
-def _sides(layers: Sequence[str]) -> list[list[int]]:
+def sides_of(layers: Sequence[str]) -> list[list[int]]:
     """Positions of the encoder's and of the decoder's layers: curves do not run from one into the other."""
     sides = [[i for i, name in enumerate(layers) if name.startswith(side)] for side in ("encoder", "decoder")]
     return [side for side in sides if side]
 
 
-def _label_layers(axes: Any, layers: Sequence[str], neurons: Mapping[str, int]) -> None:
+def label_layers(axes: Any, layers: Sequence[str], neurons: Mapping[str, int]) -> None:
     axes.set_xticks(range(len(layers)), [layer_label(layer) for layer in layers])
     widths = sorted(set(neurons.values()))
     axes.set_xlabel(
@@ -62,33 +62,40 @@ def _label_layers(axes: Any, layers: Sequence[str], neurons: Mapping[str, int]) 
 def _plot_sparsity(
     overlap: Mapping[str, Any], layers: Sequence[str], selection: str, folder: str | Path
 ) -> list[Path]:
-    figure, axes = new_figure(2.8)
-    for index, group in enumerate(overlap["groups"]):
-        names = overlap["groups"][group]["directions"]
+    """One heat map a group: share of masked neurons by direction and layer, ordered by branch."""
+    groups = overlap["groups"]
+    tallest = max(len(group["directions"]) for group in groups.values())
+    figure, axes = new_figure(min(9.5, 1.0 + 0.19 * tallest), 1, len(groups))
+    image: Any = None
+    for column, (name, group) in enumerate(groups.items()):
+        panel = axes[0, column]
+        order, edges = by_branch(overlap, group["directions"])
+        names = [group["directions"][i] for i in order]
         masked = [
-            [100 * (1 - overlap["directions"][name]["kept"][layer]) for name in names] for layer in layers
+            [100 * (1 - overlap["directions"][direction]["kept"][layer]) for layer in layers]
+            for direction in names
         ]
-        style, label = style_of(index), f"{group} (n = {len(names)})"
-        for side in _sides(layers):
-            means = [sum(masked[i]) / len(masked[i]) for i in side]
-            mark = MARKS[index % len(MARKS)]
-            axes[0, 0].plot(side, means, label=label, marker=mark, markersize=3.5, **style)
-            axes[0, 0].fill_between(
-                side,
-                [min(masked[i]) for i in side],
-                [max(masked[i]) for i in side],
-                color=style["color"],
-                alpha=0.15,
-                linewidth=0,
-            )
-            label = "_"
-    axes[0, 0].set_ylabel("masked neurons, %")
-    axes[0, 0].set_ylim(bottom=0)
-    axes[0, 0].set_title(f"sparsity of {selection}: mean over directions; band: lowest to highest")
-    _label_layers(axes[0, 0], layers, overlap["neurons"])
-    axes[0, 0].legend()
+        image = panel.imshow(masked, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        for edge in edges:
+            panel.axhline(edge - 0.5, color="white", linewidth=0.8)
+        for side in sides_of(layers)[1:]:
+            panel.axvline(side[0] - 0.5, color="white", linewidth=0.8)
+        if len(layers) <= 8:
+            for i, row in enumerate(masked):
+                for j, value in enumerate(row):
+                    colour = "black" if value > 55 else "white"
+                    panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=6, color=colour)
+        panel.grid(False)
+        panel.tick_params(length=0, pad=2)
+        panel.set_yticks(range(len(names)), names, fontsize=7)
+        label_layers(panel, layers, overlap["neurons"])
+        panel.set_title(f"{name} (n = {len(names)})")
+    figure.colorbar(image, ax=axes, label=f"masked neurons, %, {selection}", aspect=30, pad=0.01)
     return save(
-        figure, folder, f"sparsity-{selection}", f"Share of masked neurons by layer, selection {selection}"
+        figure,
+        folder,
+        f"sparsity-{selection}",
+        f"Share of masked neurons by direction and layer, selection {selection}",
     )
 
 
@@ -97,19 +104,19 @@ def _plot_iou(
 ) -> list[Path]:
     groups = [name for name, group in overlap["groups"].items() if len(group["directions"]) > 1]
     if not groups:
-        return _nothing_to_compare(f"overlap-{selection}", folder)
+        return nothing_to_compare(f"overlap-{selection}", folder)
     figure, axes = new_figure(2.8, 1, len(groups), sharey=True)
     for column, name in enumerate(groups):
         panel, group = axes[0, column], overlap["groups"][name]
         for index, kind in enumerate(("within", "across")):
             values = group[kind]["iou"]
-            for side in _sides(layers):
+            for side in sides_of(layers):
                 points = [(i, 100 * values[layers[i]]) for i in side if values[layers[i]] is not None]
                 if points:
                     mark = MARKS[index]
                     panel.plot(*zip(*points, strict=True), marker=mark, markersize=3.5, **style_of(index))
         panel.set_title(f"{name}: {group['within']['pairs']} pairs within, {group['across']['pairs']} across")
-        _label_layers(panel, layers, overlap["neurons"])
+        label_layers(panel, layers, overlap["neurons"])
     lines = [axes[0, 0].plot([], [], marker=MARKS[i], markersize=3.5, **style_of(i))[0] for i in (0, 1)]
     labels = [f"within a branch, {selection}", f"across branches, {selection}"]
     figure.legend(lines, labels, loc="outside lower center", ncols=2)
@@ -128,9 +135,9 @@ def _plot_similarity(
     """One heat map a layer: IoU of every two directions of a group, ordered by branch."""
     groups = {name: group for name, group in overlap["groups"].items() if len(group["directions"]) > 1}
     if not groups:
-        return _nothing_to_compare(f"similarity-{selection}", folder)
+        return nothing_to_compare(f"similarity-{selection}", folder)
     # a small model's encoder and decoder stand side by side, a deep one's one below the other
-    sides = [list(range(len(layers)))] if len(layers) <= 6 else _sides(layers)
+    sides = [list(range(len(layers)))] if len(layers) <= 6 else sides_of(layers)
     columns = max(len(side) for side in sides)
     rows = [(name, side) for name in groups for side in sides]
     panel_size = min(2.2, (PAGE_WIDTH - 0.9) / columns)
@@ -145,7 +152,7 @@ def _plot_similarity(
     ]
     image: Any = None
     for row, (name, side) in enumerate(rows):
-        order, edges = _by_branch(overlap, groups[name]["directions"])
+        order, edges = by_branch(overlap, groups[name]["directions"])
         for column in range(columns):
             panel = axes[row, column]
             if column >= len(side):
@@ -158,8 +165,11 @@ def _plot_similarity(
             _frame_branches(panel, edges)
             names = [groups[name]["directions"][i] for i in order]
             _label_directions(panel, overlap, names, edges, panel_size, first_column=column == 0)
-            panel.set_title(f"{name} {layer_label(layer)}", fontsize=7)
+            panel.set_title(_panel_title(groups[name], name, layer), fontsize=6)
     figure.colorbar(image, ax=axes, label=f"IoU, %, {selection}", shrink=0.7, aspect=30, pad=0.01)
+    figure.supxlabel(
+        "below the name: mean IoU within / across branches, %; p of the permutation test", fontsize=6.5
+    )
     return save(
         figure,
         folder,
@@ -168,7 +178,19 @@ def _plot_similarity(
     )
 
 
-def _nothing_to_compare(name: str, folder: str | Path) -> list[Path]:
+def _panel_title(group: Mapping[str, Any], name: str, layer: str) -> str:
+    """Group and layer, then the means within and across branches and the p-value of the family structure."""
+    title = f"{name} {layer_label(layer)}"
+    within, across = group["within"]["iou"][layer], group["across"]["iou"][layer]
+    test = group.get("structure", {}).get("tests", {}).get(layer)
+    if within is None or across is None or test is None or test["p"] is None:
+        return title
+    if min(within, across) == 1:
+        return f"{title}\nall equal"
+    return f"{title}\n{100 * within:.0f} / {100 * across:.0f}, p = {test['p']:.3f}"
+
+
+def nothing_to_compare(name: str, folder: str | Path) -> list[Path]:
     """A figure that says why it is empty: whoever expects the file finds it."""
     figure, axes = new_figure(1.0)
     text = "Only one direction in each group: there are no two masks to compare."
@@ -177,7 +199,7 @@ def _nothing_to_compare(name: str, folder: str | Path) -> list[Path]:
     return save(figure, folder, name, text)
 
 
-def _by_branch(overlap: Mapping[str, Any], names: Sequence[str]) -> tuple[list[int], list[int]]:
+def by_branch(overlap: Mapping[str, Any], names: Sequence[str]) -> tuple[list[int], list[int]]:
     """(positions of the directions ordered by branch, where each branch but the first begins)."""
     branches = [overlap["directions"][name]["branch"] for name in names]
     first = {branch: i for i, branch in reversed(list(enumerate(branches)))}
@@ -206,7 +228,7 @@ def _label_directions(
     first_column: bool,
 ) -> None:
     """Label rows and columns by language; by branch where there is no room for languages."""
-    codes = [_other_language(name, overlap.get("pivot")) for name in names]
+    codes = [other_language(name, overlap.get("pivot")) for name in names]
     fontsize = 0.6 * 72 * size / len(codes)
     positions: list[float] = list(range(len(codes)))
     if fontsize < 4:
@@ -221,7 +243,7 @@ def _label_directions(
     panel.tick_params(length=0, pad=1)
 
 
-def _other_language(direction: str, pivot: str | None) -> str:
+def other_language(direction: str, pivot: str | None) -> str:
     parsed = Direction.parse(direction)
     if pivot == parsed.source:
         return parsed.target

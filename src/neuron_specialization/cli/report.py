@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from neuron_specialization.errors import ConfigError
+from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.files import read_json
 from neuron_specialization.tables import (
     DirectionGroup,
@@ -112,18 +113,93 @@ def tables(
     multiple=True,
     help="SELECTION/overlap.json: sparsity and overlap of the masks; may be given several times.",
 )
+@click.option(
+    "--activations",
+    type=click.Path(path_type=Path),
+    help="Holds DIRECTION.safetensors: activity and neurons of each --overlap's directions.",
+)
+@click.option(
+    "--comparison",
+    "comparisons",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Of two systems, as compare writes it: differences by direction; may be given several times.",
+)
+@click.option("--groups", help="With --comparison: every direction with its group, tier and branch.")
+@click.option(
+    "--sweep",
+    help='Scores, sparsity, overlap against k: [{"system": …, "k": …, "overlap": FILE, "comparison": FILE}, …].',
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures.")
-def figures(training: Path | None, systems: str | None, overlaps: tuple[Path, ...], output: Path) -> None:
-    """Draw training curves and mask analyses, each as SVG and PNG."""
-    if training is None and not overlaps:
-        raise click.UsageError("give --training, --overlap, or both")
-    from neuron_specialization.mask_plots import plot_masks
-    from neuron_specialization.plots import plot_training, read_runs
-
+def figures(
+    training: Path | None,
+    systems: str | None,
+    overlaps: tuple[Path, ...],
+    activations: Path | None,
+    comparisons: tuple[Path, ...],
+    groups: str | None,
+    sweep: str | None,
+    output: Path,
+) -> None:
+    """Draw training curves, mask analyses and score differences, each as SVG and PNG."""
+    if training is None and not overlaps and not comparisons and sweep is None:
+        raise click.UsageError("give --training, --overlap, --comparison or --sweep")
+    if comparisons and groups is None:
+        raise click.UsageError("--comparison needs --groups")
     written = []
     if training is not None:
+        from neuron_specialization.plots import plot_training, read_runs
+
         written += plot_training(read_runs(training, _names(systems)), output)
     for path in overlaps:
-        written += plot_masks(read_json(path), path.resolve().parent.name, output)
+        written += _mask_figures(path, activations, output)
+    if comparisons and groups is not None:
+        from neuron_specialization.score_plots import plot_deltas
+        from neuron_specialization.significance import read_comparison
+
+        for path in comparisons:
+            written += plot_deltas(read_comparison(path), parse_groups(groups), output)
+    if sweep is not None:
+        from neuron_specialization.score_plots import plot_sweep
+
+        written += plot_sweep(_sweep_points(sweep), output)
     for path in written:
         click.echo(path)
+
+
+def _mask_figures(path: Path, activations: Path | None, output: Path) -> list[Path]:
+    from neuron_specialization.mask_plots import plot_masks
+    from neuron_specialization.structure_plots import plot_clusters, plot_sharing
+
+    overlap, selection = read_json(path), path.resolve().parent.name
+    written = plot_masks(overlap, selection, output)
+    if "structure" not in next(iter(overlap["groups"].values())):
+        raise MaskError(
+            "the overlap file is of an older version: it has no test of family structure",
+            where=path,
+            hint=f"make it again: neuron-specialization overlap --masks {path.parent} --output {path}",
+        )
+    written += plot_clusters(overlap, selection, output) + plot_sharing(overlap, selection, output)
+    if activations is not None:
+        from neuron_specialization.activity_plots import plot_activity, plot_neurons, read_rates
+
+        rates = read_rates(activations, list(overlap["directions"]))
+        written += plot_activity(rates, overlap, selection, output)
+        written += plot_neurons(rates, overlap, selection, output)
+    return written
+
+
+def _sweep_points(text: str) -> list[Any]:
+    from neuron_specialization.score_plots import SweepPoint
+    from neuron_specialization.significance import read_comparison
+
+    try:
+        rows = json.loads(text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8"))
+        return [
+            SweepPoint(
+                row["system"], float(row["k"]), read_json(row["overlap"]), read_comparison(row["comparison"])
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"--sweep is not a list of systems, their k and files: {error}") from None

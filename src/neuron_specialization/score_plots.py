@@ -1,0 +1,210 @@
+"""Figures of scores: differences of two systems by direction, and what a selection's k changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from neuron_specialization.plots import COLOURS, MARKS, new_figure, save, style_of
+from neuron_specialization.scoring import LABELS
+from neuron_specialization.significance import Comparison, GroupResult
+from neuron_specialization.tables import ALL, DirectionGroup
+
+
+def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder: str | Path) -> list[Path]:
+    """Draw a forest plot: the difference in every direction with its interval, and the means under them.
+
+    Colour and mark are the branch; a filled mark is a significant difference.
+
+    Args:
+        comparison: of two systems.
+        groups: direction → group, tier, branch.
+        folder: where to; the file is ``deltas-<testset>-<system>-<control>``.
+    """
+    metrics = comparison.settings.metrics
+    where = {row.direction: row for row in groups}
+    branches = sorted({row.branch for row in groups})
+    rows = _forest_rows(comparison, where)
+    height = min(9.5, 1.1 + 0.145 * len(rows))
+    figure, axes = new_figure(height, 1, len(metrics), sharey=True)
+    for column, metric in enumerate(metrics):
+        panel = axes[0, column]
+        results = {r.direction: r for r in comparison.directions if r.metric == metric}
+        means = {(g.group, g.tier, g.branch): g for g in comparison.groups if g.metric == metric}
+        panel.axvline(0, color="black", linewidth=0.8)
+        for y, row in enumerate(rows):
+            result = results.get(row) if isinstance(row, str) else means.get(row) if row else None
+            if result is None:
+                continue
+            if isinstance(result, GroupResult):
+                _draw_difference(panel, y, result, "black", "D", result.p < 0.05, 4.5)
+                continue
+            branch = branches.index(where[result.direction].branch)
+            p = max(result.p_bootstrap_holm or 0, result.p_randomisation_holm or 0)
+            _draw_difference(
+                panel, y, result, COLOURS[branch % len(COLOURS)], MARKS[branch % len(MARKS)], p < 0.05, 4
+            )
+        for y, row in enumerate(rows):
+            if row is None:
+                panel.axhline(y, color="#bbbbbb", linewidth=0.5)
+        panel.set_xlabel(f"Δ {LABELS.get(metric, metric)}: {comparison.system} − {comparison.control}")
+        panel.grid(False, axis="y")
+        panel.margins(x=0.06)
+    panel = axes[0, 0]
+    shown = [(y, row) for y, row in enumerate(rows) if row is not None]
+    panel.set_yticks([y for y, _ in shown], [_row_label(row, where) for _, row in shown], fontsize=6.5)
+    for tick, (_, row) in zip(panel.get_yticklabels(), shown, strict=True):
+        tick.set_fontweight("normal" if isinstance(row, str) else "bold")
+    panel.set_ylim(len(rows) - 0.3, -0.7)
+    _forest_legend(figure, axes[0, 0], comparison, branches)
+    return save(
+        figure,
+        folder,
+        f"deltas-{comparison.testset}-{comparison.system}-{comparison.control}",
+        f"{comparison.system} − {comparison.control} on {comparison.testset}: difference in every direction with "
+        f"its {comparison.settings.confidence:.0%} interval, and the means",
+    )
+
+
+def _forest_rows(
+    comparison: Comparison, where: Mapping[str, DirectionGroup]
+) -> list[str | tuple[str, str, str] | None]:
+    """Directions by group, tier and branch, each group's means under it; None is a line between groups."""
+    sets = list(dict.fromkeys((g.group, g.tier, g.branch) for g in comparison.groups))
+    present = list(dict.fromkeys(r.direction for r in comparison.directions))
+    tiers = list(dict.fromkeys(row.tier for row in where.values()))
+    rows: list[str | tuple[str, str, str] | None] = []
+    for group, of_group in groupby(present, key=lambda name: where[name].group):
+        if rows:
+            rows.append(None)
+        rows += sorted(of_group, key=lambda name: tiers.index(where[name].tier))
+        rows += [item for item in sets if item == (group, ALL, ALL)]
+    overall = [item for item in sets if item[0] == ALL]
+    if overall:
+        rows += [None, *(item for item in overall if item[1:] != (ALL, ALL)), (ALL, ALL, ALL)]
+    return rows
+
+
+def _row_label(row: str | tuple[str, str, str], where: Mapping[str, DirectionGroup]) -> str:
+    if isinstance(row, str):
+        tier = where[row].tier
+        return row if tier == ALL else f"{tier}  {row}"
+    group, tier, branch = row
+    kinds = [part for part in (tier, branch) if part != ALL]
+    return f"mean {', '.join([group, *kinds])}"
+
+
+def _draw_difference(
+    panel: Any, y: float, result: Any, colour: str, mark: str, significant: bool, size: float
+) -> None:
+    panel.plot([result.low, result.high], [y, y], color=colour, linewidth=1.1)
+    panel.plot(
+        result.delta, y, marker=mark, markersize=size, color=colour, linestyle="none",
+        markerfacecolor=colour if significant else "white", markeredgewidth=0.9,
+    )  # fmt: skip
+
+
+def _forest_legend(figure: Any, panel: Any, comparison: Comparison, branches: Sequence[str]) -> None:
+    handles = [
+        panel.plot([], [], color=COLOURS[i % len(COLOURS)], marker=MARKS[i % len(MARKS)],
+                   markerfacecolor="white", markersize=4, linewidth=1.1)[0]
+        for i in range(len(branches))
+    ]  # fmt: skip
+    handles.append(
+        panel.plot([], [], color="black", marker="D", markerfacecolor="white", markersize=4.5, linewidth=1.1)[
+            0
+        ]
+    )
+    segments = sorted({row.segments for row in comparison.directions})
+    size = f"{segments[0]:,}" if len(segments) == 1 else f"{segments[0]:,}–{segments[-1]:,}"
+    figure.legend(
+        handles,
+        [*branches, "mean"],
+        loc="outside lower center",
+        ncols=min(6, len(branches) + 1),
+        title=f"{comparison.testset}: {size} segments a direction; {comparison.settings.confidence:.0%} "
+        "intervals; filled: p < 0.05 (directions: Holm-corrected)",
+        title_fontsize=6.5,
+        fontsize=7,
+    )
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """A system trained under a selection by activity.
+
+    Attributes:
+        system: its name.
+        k: percent of the activity.
+        overlap: the content of the selection's overlap.json.
+        comparison: with the control, on one test set.
+    """
+
+    system: str
+    k: float
+    overlap: Mapping[str, Any]
+    comparison: Comparison
+
+
+def plot_sweep(points: Sequence[SweepPoint], folder: str | Path) -> list[Path]:
+    """Draw score difference, sparsity and overlap against k; the file is ``sweep-<testset>``."""
+    points = sorted(points, key=lambda point: point.k)
+    first = points[0].comparison
+    figure, axes = new_figure(2.6, 1, 3)
+    panel = axes[0, 0]
+    panel.axhline(0, color="black", linewidth=0.8)
+    for index, metric in enumerate(first.settings.metrics):
+        deltas = [_overall(point.comparison, metric) for point in points]
+        offset = 0.25 * (index - (len(first.settings.metrics) - 1) / 2)
+        panel.errorbar(
+            [point.k + offset for point in points],
+            [delta.delta for delta in deltas],
+            yerr=[[d.delta - d.low for d in deltas], [d.high - d.delta for d in deltas]],
+            label=LABELS.get(metric, metric), marker=MARKS[index], markersize=3.5, capsize=2,
+            **style_of(index),
+        )  # fmt: skip
+    panel.set_title(f"Δ to {first.control}, {first.testset}", fontsize=7.5)
+    panel.set_ylabel(f"mean over {max(mean.directions for mean in first.groups)} directions")
+    panel.legend(loc="best", fontsize=6.5)
+    panel.margins(y=0.25)
+    for index, side in enumerate(("encoder", "decoder")):
+        values = [_masked(point.overlap, side) for point in points]
+        if all(value is not None for value in values):
+            axes[0, 1].plot([p.k for p in points], values, label=side, marker=MARKS[index], **style_of(index))
+    axes[0, 1].set_title("masked neurons, %", fontsize=7.5)
+    axes[0, 1].set_ylim(bottom=0)
+    axes[0, 1].legend()
+    lines = [(group, kind) for group in points[0].overlap["groups"] for kind in ("within", "across")]
+    for index, (group, kind) in enumerate(lines):
+        means = [point.overlap["groups"][group][kind]["mean"] for point in points]
+        if all(mean is not None for mean in means):
+            axes[0, 2].plot(
+                [point.k for point in points], [100 * mean for mean in means],
+                label=f"{group} {kind}", marker=MARKS[index % len(MARKS)], **style_of(index),
+            )  # fmt: skip
+    axes[0, 2].set_title("mean IoU of two directions, %", fontsize=7.5)
+    axes[0, 2].legend(fontsize=6.5)
+    for panel in axes[0]:
+        panel.set_xlabel("k, % of the activity")
+        panel.set_xticks([point.k for point in points])
+    return save(
+        figure, folder, f"sweep-{first.testset}", "Score difference, sparsity and overlap of masks against k"
+    )
+
+
+def _overall(comparison: Comparison, metric: str) -> GroupResult:
+    found = [row for row in comparison.groups if row.metric == metric and row.tier == row.branch == ALL]
+    return next((row for row in found if row.group == ALL), found[-1])
+
+
+def _masked(overlap: Mapping[str, Any], side: str) -> float | None:
+    shares = [
+        100 * (1 - share)
+        for direction in overlap["directions"].values()
+        for layer, share in direction["kept"].items()
+        if layer.startswith(side)
+    ]
+    return sum(shares) / len(shares) if shares else None
