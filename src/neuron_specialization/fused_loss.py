@@ -23,7 +23,13 @@ BLOCK_ELEMENTS = 1 << 20  # logits of a block: 4 MiB in float32, about an L2 cac
 class _ProjectedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, target: Tensor, epsilon: float, bfloat16: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        epsilon: float,
+        bfloat16: bool,
+        token_nll: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         vocabulary = weight.shape[0]
         # half precision is widened for the softmax and the sums, as fairseq does
@@ -46,7 +52,10 @@ class _ProjectedLoss(torch.autograd.Function):
                 x = F.pad(x, (0, 0, 0, -count % ROW_STEP))
             x = x.to(narrow)
             log_probabilities = torch.log_softmax((x @ matrix.t()).to(wide), dim=1)
-            block_nll = -log_probabilities[:count].gather(1, y).sum()
+            picked = log_probabilities[:count].gather(1, y)
+            if token_nll is not None:
+                token_nll[start : start + count] = -picked.squeeze(1)
+            block_nll = -picked.sum()
             nll += block_nll
             loss += sharp * block_nll - smooth * log_probabilities[:count].sum()
             if grad_features is not None and grad_weight is not None:
@@ -65,7 +74,7 @@ class _ProjectedLoss(torch.autograd.Function):
         return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_features, grad_weight = ctx.saved_tensors
         scale = gradients[0]
         return (
@@ -74,11 +83,18 @@ class _ProjectedLoss(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
 def projected_label_smoothed_loss(
-    features: Tensor, weight: Tensor, target: Tensor, epsilon: float, *, bfloat16: bool = False
+    features: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    epsilon: float,
+    *,
+    bfloat16: bool = False,
+    token_nll: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of predicting ``target`` from ``features``, summed over tokens.
 
@@ -88,11 +104,12 @@ def projected_label_smoothed_loss(
         target: int64[N].
         epsilon: label smoothing.
         bfloat16: round the factors of the three products to bfloat16 (see products.py).
+        token_nll: [N], filled with each token's nll where it is given.
 
     Returns:
         (loss, nll): scalars in nats; nll is for reporting and carries no gradient.
     """
     result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(  # type: ignore[no-untyped-call]
-        features, weight, target, epsilon, bfloat16
+        features, weight, target, epsilon, bfloat16, token_nll
     )
     return result

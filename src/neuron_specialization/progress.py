@@ -24,7 +24,14 @@ _FAILURE = re.compile(
     r"FloatingPointError|Minimum loss scale reached|(?:NaN|Inf) detected in|loss is not finite", re.IGNORECASE
 )
 _DIRECTION = re.compile(rf"directions?[ :=]+(?P<directions>{DIRECTION_PATTERN}(?:, ?{DIRECTION_PATTERN})*)")
-_EXTRA = {"gradient_norm": "gnorm", "epoch": "epoch", "best_loss": "valid_best_loss"}
+_EXTRA = {
+    "gradient_norm": "gnorm",
+    "epoch": "epoch",
+    "best_loss": "valid_best_loss",
+    "tokens_per_update": "wpb",
+}
+# what the criterion of fairseq_plugin tells of each direction in validation
+_OF_DIRECTION = re.compile(rf"valid_nll_(?P<direction>{DIRECTION_PATTERN})")
 _EARLY_STOP = "early stop since valid performance"
 
 # bits a token; a loss only a diverging model has: uniform guessing over 64,000 pieces costs 16
@@ -43,6 +50,8 @@ class Record:
         tokens_per_second: target tokens trained on (or validated), padding not counted.
         lr: learning rate of the next update.
         seconds: since the training began, of all its runs, without what a kill made be done again.
+        extra: what else there is: ``tokens_per_update`` (target tokens, of a ``train`` record),
+            ``nll_by_direction`` (direction → bits a target token, of a ``valid`` record), …
     """
 
     kind: Literal["train", "valid"]
@@ -141,8 +150,18 @@ def parse_record(line: str) -> Record | None:
             name: int(number) if name == "epoch" else number
             for name, key in _EXTRA.items()
             if (number := _float(values.get(key))) is not None
-        },
+        }
+        | _by_direction(values),
     )
+
+
+def _by_direction(values: dict[str, Any]) -> dict[str, dict[str, float]]:
+    found = {
+        match["direction"]: number
+        for key, value in values.items()
+        if (match := _OF_DIRECTION.fullmatch(key)) and (number := _float(value)) is not None
+    }
+    return {"nll_by_direction": found} if found else {}
 
 
 def _float(value: Any) -> float | None:
