@@ -118,3 +118,58 @@ def test_masks_decide_the_loss() -> None:
         features[real], model.decoder.output_projection.weight, target[real], SMOOTHING
     )
     assert abs(loss.item() / 7472.79443359375 - 1) > 100 * TOLERANCE
+
+
+def test_mixed_batches_give_each_sentence_the_loss_of_its_own_direction() -> None:
+    """Sentences of many directions in one batch, masked by their tags, against one direction at a time."""
+    model = specialised_model(reference_masks()).eval()
+    with np.load(shared_file("oracle", "ns_batches.npz")) as archive:
+        batches = {key: torch.from_numpy(archive[key].astype(np.int64)) for key in archive}
+    chosen: dict[int, list[Tensor]] = {}
+    for update in range(1, 51):
+        parts = [batches[f"{update:04d}.{name}"] for name in ("src_tokens", "prev_output_tokens", "target")]
+        number = int(model.directions_of(*parts[:2])[0])
+        chosen.setdefault(number, [part[:4] for part in parts])
+    assert len(chosen) == len(model.mask_directions) == 8
+    # the source is padded on the left, the target on the right
+    mixed = [
+        padded([row for parts in chosen.values() for row in unpadded(parts[kind])], side)
+        for kind, side in enumerate(("left", "right", "right"))
+    ]
+    order = torch.randperm(len(mixed[0]), generator=torch.Generator().manual_seed(0))
+    losses = torch.empty(len(order))
+    losses[order] = sentence_losses(model, [part[order] for part in mixed])
+    single = torch.cat([sentence_losses(model, parts, number) for number, parts in chosen.items()])
+    worst = float(((losses - single) / single).abs().max())
+    assert len(single) == 32 and worst < TOLERANCE
+    print(f"\nlargest relative difference of {len(single)} sentences' losses: {worst:.2e}")
+    # another direction's mask is another loss: the comparison can fail
+    wrong = torch.cat([sentence_losses(model, parts, (number + 1) % 8) for number, parts in chosen.items()])
+    assert float(((wrong - single) / single).abs().min()) > TOLERANCE
+
+
+def unpadded(rows: Tensor) -> list[Tensor]:
+    return [row[row.ne(1)] for row in rows]
+
+
+def padded(rows: list[Tensor], side: str) -> Tensor:
+    width = max(len(row) for row in rows)
+    result = torch.full((len(rows), width), 1)
+    for target, row in zip(result, rows, strict=True):
+        if side == "left":
+            target[width - len(row) :] = row
+        else:
+            target[: len(row)] = row
+    return result
+
+
+@torch.no_grad()
+def sentence_losses(model: MaskedTransformer, parts: list[Tensor], direction: int | None = None) -> Tensor:
+    """The summed negative log-likelihood of each sentence, float32[sentences]."""
+    source, previous, target = parts
+    features, _ = model(source, source.ne(1).sum(1), previous, features_only=True, direction=direction)
+    logits = features @ model.decoder.output_projection.weight.T
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), target, ignore_index=1, reduction="none"
+    )
+    return losses.sum(1)
