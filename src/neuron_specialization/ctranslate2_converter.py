@@ -33,6 +33,9 @@ QUANTIZATIONS = (
 PADDING_INDEX = 1  # of fairseq's dictionary; its position numbers start after it
 # Longer than any input: a sinusoidal table may have any length, and reading past its end is a hard error.
 POSITIONS = 1024
+# What the table is called among the parameters, where it is among them (a bundle holds it: its numbers are
+# torch's, and numpy's sine differs from torch's in the last bit).
+POSITION_TABLE = "sinusoidal_positions"
 
 
 def sinusoidal_positions(length: int, d_model: int) -> Array:
@@ -55,7 +58,7 @@ def sinusoidal_positions(length: int, d_model: int) -> Array:
 
 
 def convert(
-    parameters: Mapping[str, Tensor],
+    parameters: Mapping[str, Array],
     settings: Mapping[str, Any],
     symbols: Sequence[str],
     folder: str | Path,
@@ -65,7 +68,8 @@ def convert(
     """Write a CTranslate2 model (``model.bin``, ``config.json``, vocabulary) into ``folder``.
 
     Args:
-        parameters: fairseq's names → tensors; fc1 and fc2 may differ in width from layer to layer.
+        parameters: fairseq's names → float32 arrays (`arrays_of`); fc1 and fc2 may differ in width from
+            layer to layer. Arrays that are one object are stored once.
         settings: the checkpoint's (checkpoints.MODEL_DEFAULTS).
         symbols: the dictionary with its special symbols and language tags, by token id.
         folder: made, or overwritten.
@@ -94,7 +98,7 @@ def convert(
 
 
 def build_specification(
-    parameters: Mapping[str, Tensor], settings: Mapping[str, Any], symbols: Sequence[str]
+    parameters: Mapping[str, Array], settings: Mapping[str, Any], symbols: Sequence[str]
 ) -> Any:
     """Return CTranslate2's TransformerSpec of a model (arguments and errors as in `convert`)."""
     from ctranslate2.specs import common_spec, transformer_spec
@@ -127,7 +131,7 @@ def build_specification(
         part.position_encodings.encodings = (
             fill.array(learned)[PADDING_INDEX + 1 :]
             if settings[f"{side}_learned_pos"]
-            else sinusoidal_positions(POSITIONS, d_model)
+            else _positions(parameters, d_model)
         )
         if common["pre_norm"]:
             fill.norm(part.layer_norm, f"{side}.layer_norm")
@@ -148,6 +152,23 @@ def build_specification(
     return specification
 
 
+def arrays_of(parameters: Mapping[str, Tensor]) -> dict[str, Array]:
+    """Return a state dict as float32 arrays; what shares memory there is one array here."""
+    arrays: dict[tuple[int, tuple[int, ...]], Array] = {}
+    result = {}
+    for name, tensor in parameters.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if key not in arrays:
+            arrays[key] = tensor.detach().float().contiguous().cpu().numpy()
+        result[name] = arrays[key]
+    return result
+
+
+def _positions(parameters: Mapping[str, Array], d_model: int) -> Array:
+    table = parameters.get(POSITION_TABLE)
+    return sinusoidal_positions(POSITIONS, d_model) if table is None else table
+
+
 def _check_settings(settings: Mapping[str, Any]) -> None:
     for key in ("normalize_before", "embed_dim"):
         if settings[f"encoder_{key}"] != settings[f"decoder_{key}"]:
@@ -159,14 +180,13 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 class _Filler:
     """Copies parameters, by fairseq's names, into CTranslate2's specification."""
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Array]) -> None:
         self._parameters = parameters
 
     def array(self, name: str) -> Array:
-        tensor = self._parameters.get(name)
-        if tensor is None:
+        array = self._parameters.get(name)
+        if array is None:
             raise CheckpointError(f"the checkpoint has no {name}")
-        array: Array = tensor.detach().float().contiguous().numpy()
         return array
 
     def linear(self, target: Any, name: str) -> None:

@@ -17,8 +17,9 @@ from neuron_specialization.files import read_json
 FORMAT = 1
 PROVENANCE = "provenance.json"
 SEGMENTATION = "spm.model"
+README = "README.md"  # the model card
 # all that a model directory may hold
-FILES = {"model.bin", "config.json", "shared_vocabulary.json", SEGMENTATION, PROVENANCE}
+FILES = {"model.bin", "config.json", "shared_vocabulary.json", SEGMENTATION, PROVENANCE, README}
 
 
 def find_models(path: str | Path) -> dict[Direction, Path]:

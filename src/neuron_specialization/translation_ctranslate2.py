@@ -179,7 +179,8 @@ class CTranslate2Engine:
         groups: dict[int, list[_Search]] = {}
         for one in searches:
             rounded = -(-len(one.source) // 16) * 16
-            groups.setdefault(min(2 * rounded + 48, options.max_length), []).append(one)
+            generous = min(2 * rounded + 48, rounded + 80)
+            groups.setdefault(min(generous, options.max_length), []).append(one)
         # all are handed over before any is waited for: the threads share them out
         pending = [
             self._submit(group, options, max_decoding_length=length) for length, group in groups.items()
