@@ -13,6 +13,9 @@ rule tables:
         comet=comet_scores(),
     output:
         scores=report(f"{RESULTS}/tables/scores.csv", category="Scores", labels={"table": "by direction"}),
+        directions=report(
+            f"{RESULTS}/tables/directions.csv", category="Scores", labels={"table": "over seeds"}
+        ),
         summary=report(f"{RESULTS}/tables/summary.csv", category="Scores", labels={"table": "means"}),
         markdown=f"{RESULTS}/tables/summary.md",
     log:
@@ -26,6 +29,7 @@ rule tables:
         groups=json.dumps(CONFIG.groups(), ensure_ascii=False),
         systems=",".join(SYSTEMS),
         testsets=",".join(TESTSETS),
+        seed=CONFIG.seed,
     shell:
         """
         python -m neuron_specialization tables \
@@ -33,6 +37,7 @@ rule tables:
             --groups {params.groups:q} \
             --systems {params.systems:q} \
             --testsets {params.testsets:q} \
+            --seed {params.seed:q} \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """

@@ -35,7 +35,8 @@ def mean_text(mean: Mean) -> str:
     """A mean, or how many of its directions have a score where some have none."""
     if mean.mean is None:
         return f"{GAP} ({mean.present}/{mean.expected})"
-    return number(mean.mean, mean.metric)
+    deviation = f" ± {number(mean.sd, mean.metric)}" if mean.sd is not None else ""
+    return number(mean.mean, mean.metric) + deviation
 
 
 def set_name(mean: Mean) -> str:
@@ -80,6 +81,10 @@ def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
         ]
         lines += [""] * bool(table.alternatives(testset))
     lines.append("Means over directions; a mean is given only where every direction of its row has a score.")
+    seeds = {mean.seeds for mean in means}
+    if max(seeds, default=1) > 1:
+        counted = " or ".join(str(count) for count in sorted(seeds))
+        lines.append(f"Means over {counted} seeds, ± their sample standard deviation.")
     return lines
 
 

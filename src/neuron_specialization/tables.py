@@ -3,20 +3,23 @@
 A mean is given only where every direction of its group has a score; otherwise the table shows how many
 are there. All systems of a comparison must have been scored against the same references with the same
 metric (sacrebleu's signature); anything else is refused.
+
+A system that was trained under several seeds (``ns``, ``ns@223``: config/runs.py) is one system here: its
+score is the mean over its runs, with the sample standard deviation; differences are taken seed by seed.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from neuron_specialization.directions import ZERO_SHOT
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.files import atomic_text, read_json
+from neuron_specialization.files import read_json
+from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import LABELS
 
 ALL = "all"
@@ -38,27 +41,50 @@ class DirectionGroup:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Every score of a comparison, by system, test set and direction; absent ones are gaps."""
+    """Every score of a comparison, by run, test set and direction; absent ones are gaps.
 
-    systems: list[str]
+    Attributes:
+        runs: system → its runs, one a seed, those of the first seed first.
+        testsets, directions, metrics: in the order of the tables.
+        scores: (run, test set, direction) → score file.
+        seed: of the runs that are called as their system, where it is known.
+    """
+
+    runs: dict[str, list[str]]
     testsets: list[str]
     directions: list[DirectionGroup]
     metrics: list[str]
     scores: dict[tuple[str, str, str], dict[str, Any]] = field(repr=False)
+    seed: int | None = None
 
-    def score(self, system: str, testset: str, direction: str, metric: str) -> float | None:
-        """A score, or None where it is missing."""
-        found = self.scores.get((system, testset, direction))
+    @property
+    def systems(self) -> list[str]:
+        """The systems, in order."""
+        return list(self.runs)
+
+    def seed_of(self, run: str) -> int | None:
+        """The seed of a run, None where it is not known."""
+        seed = split_run(run)[1]
+        return self.seed if seed is None else seed
+
+    def score_of_run(self, run: str, testset: str, direction: str, metric: str) -> float | None:
+        """The score of one run, or None where it is missing."""
+        found = self.scores.get((run, testset, direction))
         return found["metrics"][metric]["score"] if found and metric in found["metrics"] else None
 
+    def score(self, system: str, testset: str, direction: str, metric: str) -> float | None:
+        """The score of a system, the mean over its seeds, or None where that of a run is missing."""
+        return _mean([self.score_of_run(run, testset, direction, metric) for run in self.runs[system]])
+
     def missing(self) -> list[str]:
-        """The combinations without a score file, as ``system/testset/direction``."""
+        """The combinations without a score file, as ``run/testset/direction``."""
         return [
-            f"{system}/{testset}/{row.direction}"
+            f"{run}/{testset}/{row.direction}"
             for testset in self.testsets
-            for system in self.systems
+            for runs in self.runs.values()
+            for run in runs
             for row in self.directions
-            if (system, testset, row.direction) not in self.scores
+            if (run, testset, row.direction) not in self.scores
         ]
 
     def alternatives(self, testset: str) -> list[dict[str, Any]]:
@@ -66,7 +92,7 @@ class ScoreTable:
         return [
             self.scores[system, testset, row.direction]
             for row in self.directions
-            for system in self.systems
+            for system in (run for runs in self.runs.values() for run in runs)
             if "alternative" in self.scores.get((system, testset, row.direction), {})
         ]
 
@@ -83,10 +109,16 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean score of a system over a set of directions.
+    """The mean score of a system over a set of directions, and over its seeds.
 
-    ``mean`` is None when a direction of the set has no score; ``present`` of ``expected`` have one.
-    ``deltas``: control system → difference of the means, None where either has a gap.
+    Attributes:
+        testset, group, tier, branch, metric, system: of what.
+        mean: None when a direction of the set has no score under a seed.
+        present: how many of the ``expected`` directions have all their scores.
+        deltas: control system → difference, the mean over seeds; None where either has a gap.
+        sd: sample standard deviation over seeds of the mean over directions; None for one seed.
+        seeds: how many.
+        delta_sds: control system → the same of the differences, taken seed by seed.
     """
 
     testset: str
@@ -99,6 +131,9 @@ class Mean:
     present: int
     expected: int
     deltas: dict[str, float | None]
+    sd: float | None = None
+    seeds: int = 1
+    delta_sds: dict[str, float | None] = field(default_factory=dict)
 
 
 def delta_pairs(means: Sequence[Mean]) -> list[tuple[str, str]]:
@@ -113,6 +148,7 @@ def read_scores(
     systems: Sequence[str] | None = None,
     testsets: Sequence[str] | None = None,
     allow_missing: bool = False,
+    seed: int | None = None,
 ) -> ScoreTable:
     """Read all score files below one or more folders.
 
@@ -120,8 +156,10 @@ def read_scores(
         folders: each holds ``<system>/<testset>/<direction>.json``, as ``score --output`` writes; the metrics
             of the same translation in several (COMET's are apart) are put together.
         groups: every direction expected, in the order of the rows.
-        systems, testsets: which, and in which order; None takes all that are there.
+        systems: which runs, in the order of their systems; None takes all that are there.
+        testsets: which, and in which order; None takes all that are there.
         allow_missing: show missing scores as gaps instead of refusing.
+        seed: of the runs that are called as their system.
 
     Raises:
         ScoringError: no score; a score file that is not one; scores that do not compare; missing ones.
@@ -152,7 +190,10 @@ def read_scores(
         {metric for score in scores.values() for metric in score["metrics"]},
         key=lambda name: (order.index(name) if name in order else len(order), name),
     )
-    table = ScoreTable(list(systems), list(testsets), list(groups), metrics, scores)
+    runs: dict[str, list[str]] = {}
+    for run in systems:
+        runs.setdefault(split_run(run)[0], []).append(run)
+    table = ScoreTable(runs, list(testsets), list(groups), metrics, scores, seed)
     _check_comparable(table)
     missing = table.missing()
     if missing and not allow_missing:
@@ -206,9 +247,10 @@ def _check_comparable(table: ScoreTable) -> None:
     for testset in table.testsets:
         for row in table.directions:
             scores = {
-                system: table.scores[system, testset, row.direction]
-                for system in table.systems
-                if (system, testset, row.direction) in table.scores
+                run: table.scores[run, testset, row.direction]
+                for runs in table.runs.values()
+                for run in runs
+                if (run, testset, row.direction) in table.scores
             }
             for key, name in (("reference_sha256", "references"), ("detokenizer", "detokenizers")):
                 _refuse_differing({s: v[key] for s, v in scores.items() if key in v}, name, testset, row)
@@ -244,29 +286,74 @@ def summarise(table: ScoreTable, controls: Sequence[str] | None = None) -> list[
     For every direction group and for all directions: over each tier, each branch, and the whole.
     """
     controls = controls_of(table.systems) if controls is None else list(controls)
+    return [
+        mean
+        for testset in table.testsets
+        for group, tier, branch, rows in direction_sets(table.directions)
+        for metric in table.metrics
+        for mean in _means(table, (testset, group, tier, branch), metric, rows, controls)
+    ]
+
+
+def summarise_directions(table: ScoreTable, controls: Sequence[str] | None = None) -> list[tuple[str, Mean]]:
+    """(direction, mean over seeds) of every test set, direction, metric and system, in this order."""
+    controls = controls_of(table.systems) if controls is None else list(controls)
+    return [
+        (row.direction, mean)
+        for testset in table.testsets
+        for row in table.directions
+        for metric in table.metrics
+        for mean in _means(table, (testset, row.group, row.tier, row.branch), metric, [row], controls)
+    ]
+
+
+def _means(
+    table: ScoreTable,
+    place: tuple[str, str, str, str],
+    metric: str,
+    rows: Sequence[DirectionGroup],
+    controls: Sequence[str],
+) -> list[Mean]:
+    """One mean a system over the directions; ``place``: test set, group, tier, branch."""
+    found = {
+        run: [table.score_of_run(run, place[0], row.direction, metric) for row in rows]
+        for runs in table.runs.values()
+        for run in runs
+    }
+    by_run = {run: _mean(values) for run, values in found.items()}
     means = []
-    for testset in table.testsets:
-        for group, tier, branch, rows in direction_sets(table.directions):
-            for metric in table.metrics:
-                values = {
-                    system: [table.score(system, testset, row.direction, metric) for row in rows]
-                    for system in table.systems
-                }
-                complete = {system: _mean(found) for system, found in values.items()}
-                for system in table.systems:
-                    # a control is compared only with those after it: not twice with the sign turned
-                    others = controls[controls.index(system) + 1 :] if system in controls else controls
-                    deltas = {control: _difference(complete[system], complete[control]) for control in others}
-                    present = sum(value is not None for value in values[system])
-                    means.append(
-                        Mean(
-                            *(testset, group, tier, branch, metric, system, complete[system]),
-                            present=present,
-                            expected=len(rows),
-                            deltas=deltas,
-                        )
-                    )
+    for system, runs in table.runs.items():
+        # a control is compared only with those after it: not twice with the sign turned
+        others = controls[controls.index(system) + 1 :] if system in controls else controls
+        differences = {
+            control: [_difference(by_run[a], by_run[b]) for a, b in paired_runs(table, system, control)]
+            for control in others
+        }
+        values = [by_run[run] for run in runs]
+        complete = [
+            all(value is not None for value in one) for one in zip(*(found[r] for r in runs), strict=True)
+        ]
+        means.append(
+            Mean(
+                *(*place, metric, system, _mean(values)),
+                present=sum(complete),
+                expected=len(rows),
+                deltas={control: _mean(values) for control, values in differences.items()},
+                sd=_deviation(values),
+                seeds=len(runs),
+                delta_sds={control: _deviation(values) for control, values in differences.items()},
+            )
+        )
     return means
+
+
+def paired_runs(table: ScoreTable, system: str, control: str) -> list[tuple[str, str]]:
+    """The runs of two systems that are compared: those of one seed; a system with one run, with all."""
+    runs, others = table.runs[system], table.runs[control]
+    if len(others) == 1 or len(runs) == 1:
+        return [(run, other) for run in runs for other in others]
+    seeds = {split_run(other)[1]: other for other in others}
+    return [(run, seeds[split_run(run)[1]]) for run in runs if split_run(run)[1] in seeds]
 
 
 def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, list[DirectionGroup]]]:
@@ -291,65 +378,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(present) if present and len(present) == len(values) else None
 
 
+def _deviation(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return stdev(present) if len(present) == len(values) > 1 else None
+
+
 def _difference(value: float | None, control: float | None) -> float | None:
     return None if value is None or control is None else value - control
-
-
-def write_scores_csv(path: str | Path, table: ScoreTable) -> None:
-    """Write one row per system, test set and direction; a missing score is a row with empty cells."""
-    fields = ["system", "testset", "direction", "group", "tier", "branch", "segments"]
-    for metric in table.metrics:
-        fields += [metric, f"{metric}_low", f"{metric}_high"]
-    fields += ["confidence", "detokenizer", "hypothesis_sha256", "reference_sha256"]
-    fields += [f"{metric}_signature" for metric in table.metrics]
-    if any(table.alternatives(testset) for testset in table.testsets):
-        fields += [f"{metric}_alternative" for metric in table.metrics]
-        fields += ["alternative_text", "compares_with_paper"]
-    with atomic_text(path) as handle:
-        writer = csv.DictWriter(handle, fields, restval="", lineterminator="\n")
-        writer.writeheader()
-        for testset in table.testsets:
-            for system in table.systems:
-                for row in table.directions:
-                    writer.writerow(_csv_row(table, system, testset, row))
-
-
-def _csv_row(table: ScoreTable, system: str, testset: str, row: DirectionGroup) -> dict[str, Any]:
-    cells: dict[str, Any] = {"system": system, "testset": testset, **vars(row)}
-    score = table.scores.get((system, testset, row.direction))
-    if score is None:
-        return cells
-    for key in ("segments", "detokenizer", "hypothesis_sha256", "reference_sha256"):
-        cells[key] = score.get(key, "")
-    for metric, result in score["metrics"].items():
-        cells[metric] = _rounded(result["score"])
-        cells[f"{metric}_low"], cells[f"{metric}_high"] = _rounded(result["low"]), _rounded(result["high"])
-        cells[f"{metric}_signature"] = result["signature"]
-        cells["confidence"] = result["confidence"] if result["confidence"] is not None else ""
-    if "alternative" in score:
-        for metric, result in score["alternative"]["metrics"].items():
-            cells[f"{metric}_alternative"] = _rounded(result["score"])
-        cells["alternative_text"] = score["alternative"]["text"]
-        cells["compares_with_paper"] = score["compares_with_paper"]
-    return cells
-
-
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def write_summary_csv(path: str | Path, means: Sequence[Mean]) -> None:
-    """Write the means, one row each; where directions are missing the mean is empty."""
-    controls = list(dict.fromkeys(control for mean in means for control in mean.deltas))
-    fields = ["testset", "group", "tier", "branch", "metric", "system", "mean", "directions", "expected"]
-    with atomic_text(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*fields, *(f"delta_{control}" for control in controls)])
-        for mean in means:
-            writer.writerow(
-                [
-                    *(mean.testset, mean.group, mean.tier, mean.branch, mean.metric, mean.system),
-                    *(_rounded(mean.mean), mean.present, mean.expected),
-                    *(_rounded(mean.deltas.get(control)) for control in controls),
-                ]
-            )

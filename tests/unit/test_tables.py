@@ -13,14 +13,14 @@ from rich.console import Console
 
 from neuron_specialization.cli import main
 from neuron_specialization.errors import NeuronSpecializationError, ScoringError
+from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
 from neuron_specialization.table_text import print_tables, write_summary_markdown
 from neuron_specialization.tables import (
     DirectionGroup,
     Mean,
     read_scores,
     summarise,
-    write_scores_csv,
-    write_summary_csv,
+    summarise_directions,
 )
 
 GROUPS = [
@@ -137,6 +137,7 @@ def test_scores_csv(scores: Path, tmp_path: Path) -> None:
     assert [row["direction"] for row in rows] == ["en-de", "en-sv", "de-en", "sv-en"]
     assert rows[2] == {
         "system": "ns",
+        "seed": "",
         "testset": "heldout",
         "direction": "de-en",
         "group": "X→en",
@@ -247,6 +248,7 @@ def test_command(scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert "heldout: 500 segments a direction" in printed and "24.50" in printed
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
+        "directions.csv",
         "scores.csv",
         "summary.csv",
         "summary.md",
@@ -285,3 +287,65 @@ def test_both_readings_of_split_text_are_shown(
     assert "de-en ns: BLEU 13.50  chrF++ 27.00" in output.getvalue()
     write_summary_markdown(tmp_path / "summary.md", table, means)
     assert "- de-en ns: BLEU 13.50  chrF++ 27.00" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def seeds(scores: Path) -> Path:
+    """Two more seeds of baseline and ns: the baseline 1 and 2 better than under the first, ns 3 and 3."""
+    for seed, gains in ((223, {"baseline": 1.0, "ns": 6.0}), (224, {"baseline": 2.0, "ns": 6.0})):
+        for system, gain in gains.items():
+            for direction, bleu in BLEU.items():
+                path = scores / f"{system}@{seed}" / "heldout" / f"{direction}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                text = json.dumps(score_json(f"{system}@{seed}", direction, bleu + gain))
+                path.write_text(text, encoding="utf-8")
+    return scores
+
+
+def test_seeds_give_means_and_deviations(seeds: Path) -> None:
+    table = read_scores(seeds, GROUPS, seed=222)
+    assert table.systems == ["baseline", "continued", "ns"]
+    means = summarise(table)
+    baseline, ns = mean_of(means, "baseline", "all"), mean_of(means, "ns", "all")
+    # baseline: 16.25, 17.25, 18.25; ns: 19.25, 22.25, 22.25
+    assert (baseline.mean, baseline.sd, baseline.seeds) == (17.25, 1.0, 3)
+    assert ns.mean == pytest.approx(21.25) and ns.sd == pytest.approx(3**0.5)
+    # seed by seed: 3, 5, 4, which is no difference of deviations
+    assert ns.deltas["baseline"] == pytest.approx(4.0) and ns.delta_sds["baseline"] == pytest.approx(1.0)
+    # the control has one run: compared with all of the other's
+    assert mean_of(means, "continued", "all").sd is None
+    assert ns.deltas["continued"] == pytest.approx(21.25 - 17.25)
+    by_direction = {
+        (direction, mean.system, mean.metric): mean for direction, mean in summarise_directions(table)
+    }
+    assert by_direction["en-de", "ns", "bleu"].mean == pytest.approx(15.0)
+    assert by_direction["en-de", "ns", "chrf++"].sd == pytest.approx(2 * 3**0.5)
+
+
+def test_seeds_in_the_files(seeds: Path, tmp_path: Path) -> None:
+    table = read_scores(seeds, GROUPS, seed=222)
+    write_scores_csv(tmp_path / "scores.csv", table)
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8")))
+    found = [(row["system"], row["seed"], row["bleu"]) for row in rows if row["direction"] == "en-de"]
+    assert found == [
+        *(("baseline", "222", "10.0000"), ("baseline", "223", "11.0000"), ("baseline", "224", "12.0000")),
+        ("continued", "222", "11.0000"),
+        *(("ns", "222", "13.0000"), ("ns", "223", "16.0000"), ("ns", "224", "16.0000")),
+    ]
+    write_directions_csv(tmp_path / "directions.csv", summarise_directions(table))
+    rows = list(csv.DictReader((tmp_path / "directions.csv").open(encoding="utf-8")))
+    row = next(row for row in rows if (row["direction"], row["system"]) == ("en-de", "ns"))
+    assert [row[key] for key in ("mean", "sd", "seeds", "delta_baseline", "delta_baseline_sd")] == [
+        *("15.0000", "1.7321", "3", "4.0000", "1.0000")
+    ]
+    write_summary_markdown(tmp_path / "summary.md", table, summarise(table))
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "21.25 ± 1.73" in text and "17.25 ± 1.00" in text and "1 or 3 seeds" in text
+
+
+def test_a_gap_under_one_seed_is_a_gap(seeds: Path) -> None:
+    (seeds / "ns@223" / "heldout" / "en-de.json").unlink()
+    with pytest.raises(ScoringError, match="ns@223/heldout/en-de"):
+        read_scores(seeds, GROUPS)
+    ns = mean_of(summarise(read_scores(seeds, GROUPS, allow_missing=True)), "ns", "all")
+    assert (ns.mean, ns.sd, ns.present, ns.expected, ns.deltas["baseline"]) == (None, None, 3, 4, None)

@@ -10,13 +10,8 @@ import click
 
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.files import read_json
-from neuron_specialization.tables import (
-    DirectionGroup,
-    read_scores,
-    summarise,
-    write_scores_csv,
-    write_summary_csv,
-)
+from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
+from neuron_specialization.tables import DirectionGroup, read_scores, summarise, summarise_directions
 
 
 def parse_groups(text: str) -> list[DirectionGroup]:
@@ -64,6 +59,7 @@ def _names(text: str | None) -> list[str] | None:
     show_default=True,
     help="Refuse missing scores, or show them as gaps.",
 )
+@click.option("--seed", type=int, help="Of the systems' first runs; those of others are called SYSTEM@SEED.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
 def tables(
     scores: tuple[Path, ...],
@@ -72,9 +68,10 @@ def tables(
     testsets: str | None,
     controls: str | None,
     missing: str,
+    seed: int | None,
     output: Path,
 ) -> None:
-    """Make scores.csv, summary.csv and summary.md of all scores, and print the table."""
+    """Make scores.csv, directions.csv, summary.csv and summary.md of all scores, and print the table."""
     from rich.console import Console
 
     from neuron_specialization.table_text import print_tables, write_summary_markdown
@@ -85,6 +82,7 @@ def tables(
         systems=_names(systems),
         testsets=_names(testsets),
         allow_missing=missing == "show",
+        seed=seed,
     )
     chosen = _names(controls)
     unknown = sorted(set(chosen or []) - set(table.systems))
@@ -92,13 +90,14 @@ def tables(
         raise ConfigError(f"--controls: no system is called {', '.join(unknown)}")
     means = summarise(table, chosen)
     write_scores_csv(output / "scores.csv", table)
+    write_directions_csv(output / "directions.csv", summarise_directions(table, chosen))
     write_summary_csv(output / "summary.csv", means)
     write_summary_markdown(output / "summary.md", table, means)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 100  # a log is read in terminals of any width: metrics one below the other
     print_tables(console, table, means)
-    click.echo(f"written: {output}/scores.csv, summary.csv, summary.md")
+    click.echo(f"written: {output}/scores.csv, directions.csv, summary.csv, summary.md")
 
 
 @click.command()

@@ -21,7 +21,6 @@ from neuron_specialization.config.runs import (
     run_name,
     seed_of_run,
     selections_by_run,
-    split_run,
     systems_by_run,
 )
 from neuron_specialization.config.sections import (
@@ -42,6 +41,7 @@ from neuron_specialization.config.sections import (
     Translation,
     Vocabulary,
 )
+from neuron_specialization.run_names import split_run
 
 __all__ = [
     "SELECTION_CLASSES",

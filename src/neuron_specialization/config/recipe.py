@@ -15,9 +15,10 @@ from neuron_specialization.config.mask_selections import (
     MaskSelection,
     RandomMasks,
 )
-from neuron_specialization.config.runs import seed_of_run, selections_by_run, split_run
+from neuron_specialization.config.runs import seed_of_run, selections_by_run
 from neuron_specialization.config.sections import LanguageCode, Model, Positive, Section, Training
 from neuron_specialization.files import hash_of
+from neuron_specialization.run_names import split_run
 
 # a system (`ns`), its run under a further seed (`ns@223`), or the fine-tuning of a direction (`lass/de-en`)
 RunName = Annotated[

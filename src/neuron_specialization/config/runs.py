@@ -10,14 +10,7 @@ from __future__ import annotations
 from neuron_specialization.config.experiment import Config
 from neuron_specialization.config.mask_selections import MaskSelection
 from neuron_specialization.config.sections import System
-
-SEPARATOR = "@"
-
-
-def split_run(run: str) -> tuple[str, int | None]:
-    """``ns@223`` → (``ns``, 223); ``ns`` → (``ns``, None): the first seed."""
-    name, separator, seed = run.partition(SEPARATOR)
-    return name, int(seed) if separator else None
+from neuron_specialization.run_names import SEPARATOR, split_run
 
 
 def seed_of_run(config: Config, run: str) -> int:
