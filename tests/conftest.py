@@ -17,12 +17,13 @@ settings.register_profile("default-without-deadline", deadline=None)
 settings.load_profile("default-without-deadline")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# reference data, which may be absent: see shared_file
+SHARED = Path(os.environ.get("NS_SHARED", REPOSITORY.parent / "shared"))
 
 
 def shared_file(*parts: str) -> Path:
     """Return a file of the reference data (not part of the repository), or skip the test, saying why."""
-    folder = Path(os.environ.get("NS_SHARED", REPOSITORY.parent / "shared"))
-    path = folder.joinpath(*parts)
+    path = SHARED.joinpath(*parts)
     if not path.exists():
         pytest.skip(f"reference data not here: {'/'.join(parts)} (set NS_SHARED to its folder)")
     return path

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.workflow.runner import Workflow
 
-ZERO_SHOT = {"zero_shot": ["de-es", "es-de"]}
+ZERO_SHOT: dict[str, object] = {"zero_shot": ["de-es", "es-de"]}
 
 
 @pytest.fixture
