@@ -25,7 +25,7 @@ from neuron_specialization.errors import MaskError
 Array = TypeVar("Array")
 
 
-def compact(parameters: Mapping[str, Array], masks: Mapping[str, Array]) -> dict[str, Array]:
+def compact(parameters: Mapping[str, Array], masks: Mapping[str, Any]) -> dict[str, Array]:
     """Return the state dict of the narrower model.
 
     Args:

@@ -88,11 +88,12 @@ def _what(facts: Mapping[str, Any]) -> str:
             f" ({model['encoder_layers']} + {model['decoder_layers']} layers, d_model {model['d_model']},"
             f" d_ff {model['d_ff']}, {model['heads']} heads, {model['embeddings']} embeddings)"
         )
+    kind += f" with {facts['checkpoint']['parameters']:,} parameters"
+    if not _masked(facts):
+        return f"{kind}; dense, all directions use all of it."
     return (
-        f"{kind} with {facts['checkpoint']['parameters']:,} parameters, made by *Neuron Specialization*:"
-        " each direction uses its own part of the neurons of every feed-forward layer."
-        if _masked(facts)
-        else f"{kind} with {facts['checkpoint']['parameters']:,} parameters; dense: all directions use all of it."
+        f"{kind}, made by *Neuron Specialization*: each direction uses its own part of the neurons of every"
+        " feed-forward layer."
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import NeuronSpecializationError, TranslationError
-from neuron_specialization.files import read_json
+from neuron_specialization.files import read_json, sha256_of
 
 FORMAT = 1
 PROVENANCE = "provenance.json"
@@ -102,10 +102,25 @@ def read_provenance(folder: Path) -> dict[str, Any]:
             where=folder,
             hint="export the model again with this version",
         )
-    for name, entry in {"model.bin": {}, **provenance["files"]}.items():
+    missing_files(folder, {"model.bin": {}, **provenance["files"]}, "model directory")
+    return dict(provenance)
+
+
+def missing_files(folder: Path, files: Mapping[str, Mapping[str, Any]], kind: str) -> None:
+    """Refuse a folder that lacks a file, or holds one of another size.
+
+    Args:
+        folder: what to look at.
+        files: name → ``{"bytes": …}``.
+        kind: what the folder is, for the message.
+
+    Raises:
+        TranslationError: naming the file.
+    """
+    for name, entry in files.items():
         file = folder / name
         if not file.is_file():
-            raise TranslationError(f"the model directory lacks {name}", where=folder, hint="export it again")
+            raise TranslationError(f"the {kind} lacks {name}", where=folder, hint="export it again")
         if file.stat().st_size != entry.get("bytes"):
             raise TranslationError(
                 f"{name} has {file.stat().st_size} bytes, not {entry.get('bytes')}",
@@ -113,4 +128,12 @@ def read_provenance(folder: Path) -> dict[str, Any]:
                 cause="a copy or download that was cut short",
                 hint="copy it again, or export it again",
             )
-    return dict(provenance)
+
+
+def is_intact(folder: Path) -> bool:
+    """Say whether a folder is a whole model directory, every file of it with its checksum."""
+    try:
+        files = read_provenance(folder)["files"]
+        return all(sha256_of(folder / name) == entry["sha256"] for name, entry in files.items())
+    except (NeuronSpecializationError, OSError, KeyError):
+        return False

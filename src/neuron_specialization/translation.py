@@ -197,38 +197,54 @@ class Translator:
         device: str = "cpu",
         input_format: InputFormat = "text",
         keep: int = 8,
+        cache: str | Path | None = None,
     ) -> Translator:
-        """Open an exported model with the ctranslate2 engine.
+        """Open an exported model or a bundle with the ctranslate2 engine.
 
         Args:
             path: the model directory of one direction (``models/ns/de-en``), of a dense system
-                (``models/baseline/dense``), or the folder of a system (``models/ns``), whose
-                directions are then opened when first used.
+                (``models/baseline/dense``), the folder of a system (``models/ns``), or a bundle
+                (``bundles/ns``). Of several directions each is opened when it is first used.
             threads: batches translated at the same time, each on one core.
             compute_type: ``default`` (as exported), ``int8``, ``float32``, …: what CTranslate2 accepts.
             device: ``cpu``, ``cuda`` or ``auto``.
             input_format: ``text``, or ``pieces``: lines that are segmented already.
             keep: models kept in memory, the most recently used ones. Beside its weights each holds working
                 memory for each thread (some 70 MB for the demonstration's model).
+            cache: folder of the models made from a bundle; default: see model_cache.default_folder.
 
         Raises:
             TranslationError: the path is no model directory, or one that is damaged.
         """
+        from neuron_specialization.bundle import Bundle
+        from neuron_specialization.model_cache import ModelCache
         from neuron_specialization.translation_ctranslate2 import open_model
 
-        folders = find_models(path)
-        untrained = zero_shot_models(folders)
-
-        def open_engine(direction: Direction) -> tuple[Engine, Segmentation, int]:
+        def opened(folder: Path) -> tuple[Engine, Segmentation, int]:
             return open_model(
-                folders.get(direction) or untrained[direction],
+                folder,
                 threads=threads,
                 compute_type=compute_type,
                 device=device,
                 input_format=input_format,
             )
 
-        return cls(list(folders), open_engine, name=str(path), keep=keep, zero_shot=untrained)
+        def from_bundle(direction: Direction) -> tuple[Engine, Segmentation, int]:
+            # CTranslate2 reads the files while it loads the model, and not later
+            with bundle.model(direction) as folder:
+                return opened(folder)
+
+        def from_folder(direction: Direction) -> tuple[Engine, Segmentation, int]:
+            return opened(folders.get(direction) or untrained[direction])
+
+        if Bundle.is_one(path):
+            bundle = Bundle(path, ModelCache(cache))
+            return cls(
+                bundle.directions, from_bundle, name=str(path), keep=keep, zero_shot=bundle.untrained()
+            )
+        folders = find_models(path)
+        untrained = zero_shot_models(folders)
+        return cls(list(folders), from_folder, name=str(path), keep=keep, zero_shot=untrained)
 
     def translate(
         self,

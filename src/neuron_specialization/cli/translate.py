@@ -28,7 +28,9 @@ PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--model", type=PATH, help="Exported model, or a system's folder of them (engine ctranslate2).")
+@click.option(
+    "--model", type=PATH, help="Exported model, a system's folder of them, or a bundle (engine ctranslate2)."
+)
 @click.option("--direction", help="E.g. de-en; may be left out where the model has but one.")
 @click.option(
     "--engine",
@@ -86,6 +88,11 @@ PATH = click.Path(path_type=Path)
     type=click.IntRange(1),
     help="Lines read before they are translated [default: 16 batches; 1 when typing into a terminal].",
 )
+@click.option(
+    "--cache",
+    type=PATH,
+    help="Folder of models made from a bundle [default: $NEURON_SPECIALIZATION_CACHE, else ~/.cache/…].",
+)
 @click.option("--allow-unsafe-pickle", is_flag=True, help="Let --checkpoint run code when it is loaded.")
 @click.option("--quiet", is_flag=True, help="No progress on a terminal.")
 def translate(
@@ -110,6 +117,7 @@ def translate(
     int8: bool,
     device: str,
     buffer: int | None,
+    cache: Path | None,
     allow_unsafe_pickle: bool,
     quiet: bool,
 ) -> None:
@@ -133,6 +141,7 @@ def translate(
             compute_type="int8" if int8 else compute_type,
             device=device,
             input_format=cast(InputFormat, input_format),
+            cache=cache,
         )
     else:
         if checkpoint is None or vocabulary is None or model is not None:

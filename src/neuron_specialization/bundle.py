@@ -1,0 +1,330 @@
+"""Bundles: all directions of a system in one folder, the weights they share stored once.
+
+==========================  ==================================================================
+``weights.safetensors``     the dense weights by fairseq's names, float32 or float16, tied ones once;
+                            and the sinusoidal positions (ctranslate2_converter.POSITION_TABLE)
+``masks.safetensors``       ``<direction>/<layer>``: uint8[ceil(d_ff / 8)], numpy.packbits, 1 = kept
+``dict.txt``, ``spm.model`` dictionary and SentencePiece model
+``bundle.json``             what it translates, its provenance, sizes and SHA-256 of the files
+``README.md``               the model card
+==========================  ==================================================================
+
+A direction's model directory is made from it on demand (model_cache.py), with numpy alone: the same bytes
+that ``export`` writes for that direction, if the weights are stored as float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from neuron_specialization import __version__
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import NeuronSpecializationError, TranslationError
+from neuron_specialization.files import atomic_text, canonical_json, read_json, sha256_of, write_json
+from neuron_specialization.model_cache import ModelCache
+from neuron_specialization.model_directory import README, SEGMENTATION, missing_files
+from neuron_specialization.translation import InputFormat, tag_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT = 1
+BUNDLE = "bundle.json"
+WEIGHTS = "weights.safetensors"
+MASKS = "masks.safetensors"
+DICTIONARY = "dict.txt"
+FILES = {BUNDLE, WEIGHTS, MASKS, DICTIONARY, SEGMENTATION, README}
+DTYPES = ("float32", "float16")
+DENSE = "dense"  # the one model of a bundle without masks
+Dtype = Literal["float32", "float16"]
+
+
+def write_bundle(
+    checkpoint: str | Path,
+    vocabulary: str | Path,
+    output: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    masks: str | Path | None = None,
+    directions: Sequence[str] | None = None,
+    system: str | None = None,
+    unsafe: bool = False,
+    input_format: InputFormat = "text",
+    manifest: str | Path | None = None,
+    scores: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a bundle; an older one at its place is replaced at one stroke.
+
+    Args:
+        checkpoint, vocabulary, masks, directions, system, unsafe, input_format, manifest, scores: see
+            export.export_system.
+        output: the bundle's folder.
+        dtype: how the weights are stored. float16 takes half the space and rounds them: translations may
+            differ from the checkpoint's.
+        progress: called with the bundle's name.
+
+    Raises:
+        CheckpointError, MaskError: see export_system.
+        TranslationError: the place is taken, or weights beyond float16's range.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from neuron_specialization.ctranslate2_converter import (
+        POSITION_TABLE,
+        POSITIONS,
+        arrays_of,
+        sinusoidal_positions,
+    )
+    from neuron_specialization.exportable import read_system
+    from neuron_specialization.model_card import bundle_card
+    from neuron_specialization.provenance import direction_facts, files_of, system_facts, written_whole
+
+    if dtype not in DTYPES:
+        raise TranslationError(f"a bundle cannot store {dtype}", hint=f"one of {', '.join(DTYPES)}")
+    source = read_system(
+        checkpoint,
+        vocabulary,
+        masks=masks,
+        directions=directions,
+        name=system,
+        unsafe=unsafe,
+        input_format=input_format,
+        manifest=manifest,
+        scores=scores,
+    )
+    settings = source.checkpoint.settings
+    arrays = arrays_of(source.checkpoint.parameters)
+    if not (settings["encoder_learned_pos"] and settings["decoder_learned_pos"]):
+        arrays[POSITION_TABLE] = sinusoidal_positions(POSITIONS, source.checkpoint.d_model)
+    stored, tied = _untie(arrays)
+    weights = {name: _stored(array, dtype, name) for name, array in stored.items()}
+    packed = {
+        f"{direction}/{layer}": np.packbits(kept)
+        for direction, mask in source.masks.items()
+        for layer, kept in mask.layers.items()
+    }
+    widths = source.checkpoint.layer_widths
+    models = {
+        direction: direction_facts(
+            widths, {layer: int(kept.sum()) for layer, kept in mask.layers.items()}, mask
+        )
+        for direction, mask in source.masks.items()
+    } or {DENSE: direction_facts(widths, widths, None)}
+    bundle: dict[str, Any] = {
+        "format": FORMAT,
+        **system_facts(source),
+        "directions": source.directions,
+        "languages": source.checkpoint.languages,
+        "tags": {code: tag_of(code) for code in source.checkpoint.languages},
+        "settings": settings,
+        "dtype": dtype,
+        "tied": tied,
+        "models": models,
+        "scores": source.scores or None,
+        "versions": {"neuron_specialization": __version__},
+    }
+    target = Path(output)
+    with written_whole(target, FILES) as folder:
+        save_file(weights, folder / WEIGHTS)
+        if packed:
+            save_file(packed, folder / MASKS)
+        shutil.copyfile(source.dictionary, folder / DICTIONARY)
+        if source.segmentation is not None:
+            shutil.copyfile(source.segmentation, folder / SEGMENTATION)
+        bundle["files"] = files_of(folder)
+        write_json(folder / BUNDLE, bundle)
+        with atomic_text(folder / README) as handle:
+            handle.write(bundle_card(bundle))
+    if progress:
+        progress(target.name)
+    return target
+
+
+def _untie(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Separate what is stored from names that mean the same array: {second name: first name}."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, array in arrays.items():
+        if id(array) in first:
+            tied[name] = first[id(array)]
+        else:
+            first[id(array)] = name
+    return {name: array for name, array in arrays.items() if name not in tied}, tied
+
+
+def _stored(array: NDArray[np.float32], dtype: str, name: str) -> NDArray[Any]:
+    import numpy as np
+
+    from neuron_specialization.ctranslate2_converter import POSITION_TABLE
+
+    if dtype == "float32" or name == POSITION_TABLE:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise TranslationError(
+            f"{name} holds numbers that float16 cannot", hint="store the bundle as float32"
+        )
+    return half
+
+
+class Bundle:
+    """An opened bundle. Safe to use from several threads and processes."""
+
+    def __init__(self, folder: str | Path, cache: ModelCache | None = None) -> None:
+        """Read what the bundle says of itself; the weights are read when a model is made.
+
+        Args:
+            folder: the bundle.
+            cache: where models are kept; default: the user's (model_cache.ModelCache).
+
+        Raises:
+            TranslationError: damaged (naming what is missing), or of another format.
+        """
+        self.folder = Path(folder)
+        self.facts = _read_bundle(self.folder)
+        self.cache = cache or ModelCache()
+        self.directions = [Direction.parse(text) for text in self.facts["directions"]]
+        self._lock = threading.Lock()
+        self._verified = False
+
+    @staticmethod
+    def is_one(path: str | Path) -> bool:
+        """Whether the path is the folder of a bundle."""
+        return (Path(path) / BUNDLE).is_file()
+
+    @property
+    def masked(self) -> bool:
+        """Whether each direction is a model of its own."""
+        return DENSE not in self.facts["models"]
+
+    def untrained(self) -> list[Direction]:
+        """Directions that a dense model also translates, though it was not trained to."""
+        languages = [] if self.masked else self.facts["languages"]
+        every = [Direction(a, b) for a in languages for b in languages if a != b]
+        return [direction for direction in every if direction not in self.directions]
+
+    @contextmanager
+    def model(self, direction: Direction, quantization: str = "float32") -> Iterator[Path]:
+        """Yield the model directory of a direction, made if need be; it stays while the block runs.
+
+        Args:
+            direction: one of `directions` (or `untrained`).
+            quantization: how the model's weights are stored (ctranslate2_converter.QUANTIZATIONS).
+
+        Raises:
+            TranslationError: the bundle is damaged, or its cache cannot be written.
+        """
+        name = str(direction) if self.masked else DENSE
+        with self.cache.model(
+            self._key(name, quantization), lambda folder: self._make(folder, name, quantization)
+        ) as folder:
+            yield folder
+
+    def _key(self, name: str, quantization: str) -> str:
+        """A name for what the model is made from: another bundle, or another maker, is another model."""
+        import ctranslate2
+
+        made_from = [self.facts, name, quantization, __version__, ctranslate2.__version__]
+        return f"{name}-{hashlib.sha256(canonical_json(made_from).encode()).hexdigest()[:24]}"
+
+    def _make(self, folder: Path, name: str, quantization: str) -> None:
+        from neuron_specialization.compaction import compact
+        from neuron_specialization.export import write_model_directory
+        from neuron_specialization.provenance import model_provenance
+
+        self._verify()
+        parameters = self._parameters()
+        masks = self._mask(name) if self.masked else {}
+        write_model_directory(
+            folder,
+            compact(parameters, masks),
+            self.facts["settings"],
+            self._symbols(),
+            None if self.facts["input_format"] == "pieces" else self.folder / SEGMENTATION,
+            model_provenance(
+                self.facts,
+                self.facts["models"][name],
+                [name] if self.masked else self.facts["directions"],
+                quantization=quantization,
+                scores=self.facts["scores"],
+            ),
+        )
+
+    def _verify(self) -> None:
+        """Compare all files with their checksums, once."""
+        with self._lock:
+            if self._verified:
+                return
+            for name, entry in self.facts["files"].items():
+                if sha256_of(self.folder / name) != entry["sha256"]:
+                    raise TranslationError(
+                        f"{name} is not the file that the bundle was made with (its SHA-256 differs)",
+                        where=self.folder,
+                        cause="damaged while it was copied, or changed since",
+                        hint="copy it again, or export it again",
+                    )
+            self._verified = True
+
+    def _parameters(self) -> dict[str, NDArray[Any]]:
+        import numpy as np
+        from safetensors.numpy import load_file
+
+        stored = load_file(self.folder / WEIGHTS)
+        arrays = {name: array.astype(np.float32, copy=False) for name, array in stored.items()}
+        return arrays | {name: arrays[first] for name, first in self.facts["tied"].items()}
+
+    def _mask(self, direction: str) -> dict[str, NDArray[np.bool_]]:
+        import numpy as np
+        from safetensors import safe_open
+
+        with safe_open(self.folder / MASKS, framework="numpy") as file:
+            return {
+                layer: np.unpackbits(file.get_tensor(f"{direction}/{layer}"), count=width).astype(bool)
+                for layer, width in self.facts["d_ff"].items()
+            }
+
+    def _symbols(self) -> list[str]:
+        from neuron_specialization.binarize import read_dictionary
+
+        return [
+            *read_dictionary(self.folder / DICTIONARY),
+            *(tag_of(code) for code in self.facts["languages"]),
+        ]
+
+
+def _read_bundle(folder: Path) -> dict[str, Any]:
+    try:
+        facts = read_json(folder / BUNDLE)
+    except NeuronSpecializationError as error:
+        raise TranslationError(error.what, where=error.where, hint="export the bundle again") from None
+    needed = (
+        *("format", "directions", "languages", "settings", "dtype", "tied", "models", "d_ff", "files"),
+        *("input_format", "max_source_positions", "max_target_positions", "checkpoint", "scores"),
+    )
+    missing = [key for key in needed if not isinstance(facts, dict) or key not in facts]
+    if missing:
+        raise TranslationError(
+            f"the bundle's description lacks {', '.join(missing)}",
+            where=folder / BUNDLE,
+            cause="it was made by another tool or another version",
+            hint="export the bundle again",
+        )
+    if facts["format"] != FORMAT:
+        raise TranslationError(
+            f"the bundle has format {facts['format']}, this version reads format {FORMAT}",
+            where=folder,
+            hint="export it again with this version",
+        )
+    required = {WEIGHTS, DICTIONARY} | (set() if DENSE in facts["models"] else {MASKS})
+    missing_files(folder, {**{name: {} for name in required}, **facts["files"]}, "bundle")
+    return dict(facts)

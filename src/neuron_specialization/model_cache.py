@@ -1,0 +1,130 @@
+"""Models made from bundles, kept on disk: whole or not there, verified, and no more of them than allowed.
+
+Several processes share the folder, kept apart by ``flock``: a model's lock is held shared while it is
+verified and loaded, and exclusive by whoever removes it; the folder's while a model is put in its place. A
+process that dies releases its locks. Lock files stay (removing one would let two in); they are empty.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neuron_specialization.errors import TranslationError
+from neuron_specialization.model_directory import is_intact
+
+VARIABLE = "NEURON_SPECIALIZATION_CACHE"
+MAX_BYTES = 8 * 2**30
+MAX_MODELS = 200
+# an unfinished model older than this was left behind by a process that died
+ABANDONED_SECONDS = 3600.0
+
+
+def default_folder() -> Path:
+    """``$NEURON_SPECIALIZATION_CACHE``, else ``neuron-specialization`` in the user's cache folder."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuron-specialization"
+
+
+class ModelCache:
+    """A folder of model directories, the least recently used of which are removed."""
+
+    def __init__(
+        self, folder: str | Path | None = None, *, max_bytes: int = MAX_BYTES, max_models: int = MAX_MODELS
+    ) -> None:
+        """Nothing is made before it is needed.
+
+        Args:
+            folder: default: `default_folder`.
+            max_bytes, max_models: what the folder may hold; the model in use always stays.
+        """
+        self.folder = Path(folder) if folder is not None else default_folder()
+        self.max_bytes = max_bytes
+        self.max_models = max_models
+
+    @contextmanager
+    def model(self, key: str, make: Callable[[Path], None]) -> Iterator[Path]:
+        """Yield the verified model directory ``key``; nobody removes it while the block runs.
+
+        Args:
+            key: names what the model is made from.
+            make: writes the model into an empty folder; called if it is not there or damaged.
+
+        Raises:
+            TranslationError: the folder cannot be written.
+        """
+        entry = self.folder / key
+        with self._locked(_lock_of(key), fcntl.LOCK_SH):
+            entry = self.folder / key
+            if not is_intact(entry):
+                self._put(entry, make)
+            os.utime(entry)
+            yield entry
+
+    def _put(self, entry: Path, make: Callable[[Path], None]) -> None:
+        building = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{entry.name}."))
+        try:
+            model = building / "model"
+            model.mkdir()
+            make(model)
+            with self._locked(".lock", fcntl.LOCK_EX):
+                if not is_intact(entry):  # else another process was faster
+                    if entry.exists():
+                        entry.rename(building / "damaged")
+                    model.rename(entry)
+                self._evict(entry)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    def _evict(self, keep: Path) -> None:
+        now = time.time()
+        for left in self.folder.glob(".*.*"):
+            if left.is_dir() and now - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        entries = [path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."]
+        entries.sort(key=lambda path: path.stat().st_mtime)
+        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
+        for path in entries:
+            if len(sizes) <= self.max_models and sum(sizes.values()) <= self.max_bytes:
+                break
+            if path == keep:
+                continue
+            try:
+                with self._locked(_lock_of(path.name), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(path, ignore_errors=True)
+            except BlockingIOError:
+                continue  # somebody loads it
+            del sizes[path]
+
+    @contextmanager
+    def _locked(self, name: str, how: int) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _unwritable(self, error: OSError) -> TranslationError:
+        return TranslationError(
+            f"the cache of models cannot be written: {error.strerror or error}",
+            where=self.folder,
+            hint=f"name another folder: --cache DIR, or {VARIABLE}=DIR",
+        )
+
+
+def _lock_of(key: str) -> str:
+    return f".{key}.lock"
