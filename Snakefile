@@ -22,6 +22,7 @@ include: "rules/export.smk"
 include: "rules/zero_shot.smk"
 include: "rules/translate.smk"
 include: "rules/score.smk"
+include: "rules/costs.smk"
 include: "rules/report.smk"
 
 
@@ -30,6 +31,7 @@ rule all:
     default_target: True
     input:
         tables=rules.tables.output,
+        training=training_tables(),
         overlap=mask_overlaps(),
         figures=all_figures(),
 

@@ -10,6 +10,7 @@ Layout of a system's folder::
           run.json       what is trained here, written before anything else
           checkpoint_{last,best}.pt, checkpoint_<epoch>_<update>.pt      fairseq's own
           metrics.jsonl  train.log
+          energy.json      where the machine tells it
           finished.json  the trainer ended by itself: there is nothing left to train
 
 The fingerprint keeps runs of different recipes apart; a rule never declares the folder as an output, since
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from neuron_specialization.config import Recipe
+from neuron_specialization.energy import metered
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import write_json
 from neuron_specialization.locks import FileLock, claim_gpus, lock_training
@@ -113,17 +115,18 @@ def _train(
     rendezvous.unlink(missing_ok=True)  # of processes that were killed
     gpus = claim_gpus(resources.gpus, os.environ)
     try:
-        outcome = run_trainer(
-            [[*trainer, *one] for one in process_arguments(arguments, processes, rendezvous)],
-            environment=trainer_environment(
-                os.environ, resources=resources, processes=processes, devices=gpus.devices
-            ),
-            log_path=run.folder / "train.log",
-            lock=lock,
-            keep_open=gpus.descriptors,
-            metrics=metrics,
-            display=display,
-        )
+        with metered(run.folder / "energy.json", resumed=point is not None):
+            outcome = run_trainer(
+                [[*trainer, *one] for one in process_arguments(arguments, processes, rendezvous)],
+                environment=trainer_environment(
+                    os.environ, resources=resources, processes=processes, devices=gpus.devices
+                ),
+                log_path=run.folder / "train.log",
+                lock=lock,
+                keep_open=gpus.descriptors,
+                metrics=metrics,
+                display=display,
+            )
     finally:
         gpus.release()
     _judge(run, outcome, metrics)

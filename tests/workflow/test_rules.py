@@ -114,7 +114,7 @@ def test_the_only_gpu_resource_is_gpu() -> None:
 def test_downloads_and_tables_stay_on_the_login_node() -> None:
     # compute nodes often have no network, and a queue's wait is longer than these jobs
     local = {rule["name"] for rule in commands() if rule["local"]}
-    assert local == {"fetch", "tables", "training_figure", "mask_figures"}
+    assert local == {"fetch", "tables", "costs", "perplexity", "training_figure", "mask_figures"}
 
 
 def test_trainings_declare_what_they_need() -> None:

@@ -45,7 +45,12 @@ COMMANDS: dict[str, str] = {
     "comet": "comet",
     "compare": "compare",
     "tables": "report",
+    "costs": "costs",
+    "perplexity": "costs",
     "figures": "report",
+    "evaluation-tables": "evaluation",
+    "report": "page",
+    "inspect": "inspect",
 }
 
 

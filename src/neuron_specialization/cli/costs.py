@@ -1,0 +1,65 @@
+"""Commands that tell what trainings cost and how well each direction is modelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option("--training", type=FOLDER, required=True, help="Holds RUN/model.json and metrics.jsonl.")
+@click.option("--masks", type=FOLDER, required=True, help="Holds SELECTION/DIRECTION.safetensors.")
+@click.option("--benchmarks", type=FOLDER, required=True, help="Holds RUN.tsv, Snakemake's measurements.")
+@click.option(
+    "--runs", required=True, metavar="JSON", help='E.g. [{"run": "ns", "init": "baseline", "masks": "k95"}].'
+)
+@click.option("--seed", type=int, help="Of the systems' first runs; those of others are called SYSTEM@SEED.")
+@click.option("--output", type=FOLDER, required=True, help="Folder for costs.csv and costs.md.")
+def costs(training: Path, masks: Path, benchmarks: Path, runs: str, seed: int | None, output: Path) -> None:
+    """Tabulate parameters, masks, updates, tokens, time, memory and energy of every training."""
+    from neuron_specialization.costs import cost_of, parse_runs, write_costs_csv, write_costs_markdown
+
+    found = [cost_of(run, training, masks, benchmarks, seed) for run in parse_runs(runs)]
+    write_costs_csv(output / "costs.csv", found)
+    write_costs_markdown(output / "costs.md", found)
+    click.echo((output / "costs.md").read_text(encoding="utf-8"), nl=False)
+
+
+@click.command()
+@click.option("--training", type=FOLDER, required=True, help="Holds RUN/model.json and metrics.jsonl.")
+@click.option("--runs", required=True, help="E.g. baseline,ns,ns@223.")
+@click.option("--groups", required=True, help="Every direction with group, tier and branch: JSON or a file.")
+@click.option("--controls", help="Systems that others are compared with; default: continued and baseline.")
+@click.option("--seed", type=int, help="Of the systems' first runs; those of others are called SYSTEM@SEED.")
+@click.option("--output", type=FOLDER, required=True, help="Folder for perplexity.csv and interference.csv.")
+def perplexity(
+    training: Path, runs: str, groups: str, controls: str | None, seed: int | None, output: Path
+) -> None:
+    """Tabulate the perplexity of each direction over training, and the gaps between systems."""
+    from neuron_specialization.cli.report import parse_groups
+    from neuron_specialization.perplexity import (
+        interference,
+        read_losses,
+        write_interference_csv,
+        write_perplexity_csv,
+    )
+
+    directions = parse_groups(groups)
+    found = read_losses(training, runs.split(","))
+    gaps = interference(found, directions, controls.split(",") if controls else None)
+    write_perplexity_csv(output / "perplexity.csv", found, directions, seed)
+    write_interference_csv(output / "interference.csv", gaps)
+    for run in found:
+        if not run.losses:
+            click.echo(
+                f"warning: {run.run}: no losses by direction: trained by `implementation: stock`, or by an "
+                "earlier version",
+                err=True,
+            )
+    for gap in gaps:
+        if gap.direction == gap.tier == gap.branch == "all":
+            deviation = "" if gap.sd is None else f" ± {gap.sd:.4f}"
+            click.echo(f"{gap.system} − {gap.control}, {gap.group}: {-gap.gap:+.4f}{deviation} bits a token")

@@ -1,0 +1,156 @@
+"""Perplexity of each direction over training, and interference: what other directions cost one.
+
+Read from the ``valid`` records of metrics.jsonl (``nll_by_direction``, bits a target token on the validation
+text). Interference shows as the gap between the loss of a model that shares everything and that of a
+specialised one, at equal updates: gap = nll(control) − nll(system).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from neuron_specialization.errors import TrainingError
+from neuron_specialization.files import atomic_text, read_json
+from neuron_specialization.progress import read_metrics
+from neuron_specialization.run_names import split_run
+from neuron_specialization.tables import ALL, DirectionGroup, controls_of, direction_sets
+
+
+@dataclass(frozen=True)
+class RunLosses:
+    """The validation losses of a run.
+
+    Attributes:
+        run: its name.
+        losses: update → direction → bits a target token.
+        published: the update of its model.pt.
+    """
+
+    run: str
+    losses: dict[int, dict[str, float]]
+    published: int
+
+    def at_published(self, directions: Sequence[str]) -> list[float] | None:
+        """The losses of the published model, or None where one is not known."""
+        found = self.losses.get(self.published, {})
+        return [found[name] for name in directions] if all(name in found for name in directions) else None
+
+
+def read_losses(training: Path, runs: Sequence[str]) -> list[RunLosses]:
+    """Read the losses of runs.
+
+    Args:
+        training: holds ``<run>/metrics.jsonl`` and ``model.json``.
+        runs: which.
+
+    Raises:
+        TrainingError: a run is not finished.
+    """
+    result = []
+    for run in runs:
+        folder = training / run
+        if not (folder / "model.json").is_file() or not (folder / "metrics.jsonl").is_file():
+            raise TrainingError("this system is not trained yet", where=folder, hint="run the workflow")
+        losses = {
+            record["update"]: {name: float(value) for name, value in record["nll_by_direction"].items()}
+            for record in read_metrics(folder / "metrics.jsonl")
+            if record["kind"] == "valid" and "nll_by_direction" in record
+        }
+        result.append(RunLosses(run, losses, int(read_json(folder / "model.json")["updates"] or 0)))
+    return result
+
+
+def write_perplexity_csv(
+    path: str | Path, runs: Sequence[RunLosses], groups: Sequence[DirectionGroup], seed: int | None
+) -> None:
+    """Write one row per run, direction and validation: nll (bits), 2^nll, and whether it is model.pt's."""
+    fields = ["system", "seed", "direction", "group", "tier", "branch"]
+    with atomic_text(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow([*fields, "update", "nll", "perplexity", "published"])
+        for run in runs:
+            system, own_seed = split_run(run.run)
+            shown = own_seed if own_seed is not None else "" if seed is None else seed
+            for row in groups:
+                for update, losses in sorted(run.losses.items()):
+                    if row.direction in losses:
+                        nll = losses[row.direction]
+                        place = [system, shown, row.direction, row.group, row.tier, row.branch]
+                        writer.writerow(
+                            [*place, update, f"{nll:.4f}", f"{2**nll:.3f}", int(update == run.published)]
+                        )
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How much lower a system's loss is than a control's, in bits a target token; > 0: less interference.
+
+    ``gap`` is the mean over seeds, ``sd`` their sample standard deviation (None for one). ``direction`` is
+    ``all`` for the mean over a set of directions.
+    """
+
+    system: str
+    control: str
+    direction: str
+    group: str
+    tier: str
+    branch: str
+    gap: float
+    sd: float | None
+    seeds: int
+
+
+def interference(
+    runs: Sequence[RunLosses], groups: Sequence[DirectionGroup], controls: Sequence[str] | None = None
+) -> list[Gap]:
+    """Return the gaps of every system to the controls, for each direction and each set of directions.
+
+    Only runs of one seed are compared; a gap is given where all of these have their losses.
+
+    Args:
+        runs: of all systems and seeds.
+        groups: the directions.
+        controls: systems; default: as in the tables.
+    """
+    by_system: dict[str, dict[int | None, RunLosses]] = {}
+    for run in runs:
+        system, seed = split_run(run.run)
+        by_system.setdefault(system, {})[seed] = run
+    controls = controls_of(by_system) if controls is None else controls
+    sets = [(ALL, group, tier, branch, rows) for group, tier, branch, rows in direction_sets(groups)]
+    sets += [(row.direction, row.group, row.tier, row.branch, [row]) for row in groups]
+    gaps = []
+    for system, of_system in by_system.items():
+        # a control is compared only with those after it: not twice with the sign turned
+        others = controls[controls.index(system) + 1 :] if system in controls else controls
+        for control in others:
+            pairs = [(run, by_system[control][s]) for s, run in of_system.items() if s in by_system[control]]
+            for direction, group, tier, branch, rows in sets:
+                names = [row.direction for row in rows]
+                found = [_gap(run, other, names) for run, other in pairs]
+                values = [value for value in found if value is not None]
+                if values and len(values) == len(found):
+                    sd = stdev(values) if len(values) > 1 else None
+                    place = (system, control, direction, group, tier, branch)
+                    gaps.append(Gap(*place, fmean(values), sd, len(values)))
+    return gaps
+
+
+def _gap(run: RunLosses, control: RunLosses, directions: Sequence[str]) -> float | None:
+    ours, theirs = run.at_published(directions), control.at_published(directions)
+    return None if ours is None or theirs is None else fmean(theirs) - fmean(ours)
+
+
+def write_interference_csv(path: str | Path, gaps: Sequence[Gap]) -> None:
+    """Write the gaps, a row each."""
+    with atomic_text(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        place = ["system", "control", "direction", "group", "tier", "branch"]
+        writer.writerow([*place, "gap", "gap_sd", "seeds"])
+        for gap in gaps:
+            sd = "" if gap.sd is None else f"{gap.sd:.4f}"
+            writer.writerow([*(getattr(gap, name) for name in place), f"{gap.gap:.4f}", sd, gap.seeds])
