@@ -431,9 +431,7 @@ def trained_masks():
 
 def runs_of(systems):
     """Return what each run goes on from and under which masks, as JSON."""
-    return json.dumps(
-        [{"run": name, "init": RUNS[name].init, "masks": RUNS[name].masks} for name in systems]
-    )
+    return json.dumps([{"run": name, "init": RUNS[name].init, "masks": RUNS[name].masks} for name in systems])
 
 
 def trained_groups():
