@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,28 +14,14 @@ from neuron_specialization import comet
 from neuron_specialization.cli import main
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
+from neuron_specialization.files import sha256_of
 from neuron_specialization.scoring import Bootstrap
 from neuron_specialization.tables import DirectionGroup, read_scores
+from tests.fakes.comet_python import executable, write_comet_model, write_comet_python
 
 SOURCES = ["ein haus", "zwei katzen schlafen", "der fluss ist alt"]
 REFERENCES = ["a house", "two cats sleep", "the river is old"]
 HYPOTHESES = ["a house", "two cats are asleep", "this river is old"]
-
-# what comet_runner is to the fake: an interpreter that writes a score for every segment, and its request
-FAKE = """#!{python}
-import json, sys
-request = json.load(sys.stdin)
-json.dump(request, open({log!r}, "w"))
-checkpoint = request["checkpoint"] or {log!r}
-jobs = [[0.1 * (i + 1) for i in range(len(job["reference"]))] for job in request["jobs"]]
-json.dump({{"version": "2.2.7", "checkpoint": checkpoint, "jobs": jobs}}, open(request["output"], "w"))
-"""
-
-
-def executable(path: Path, text: str) -> str:
-    path.write_text(text, encoding="utf-8")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return str(path)
 
 
 @pytest.fixture
@@ -55,10 +40,7 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    (tmp_path / "model" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "model" / "checkpoints" / "model.ckpt").write_bytes(b"weights")
-    (tmp_path / "model" / "hparams.yaml").write_text("{}")
-    return tmp_path / "model"
+    return write_comet_model(tmp_path / "model")
 
 
 def arguments(
@@ -73,7 +55,7 @@ def arguments(
 
 def test_command_writes_score_files_that_tables_read(tmp_path: Path, texts: Path, model: Path) -> None:
     log = str(tmp_path / "request.json")
-    python = executable(tmp_path / "python", FAKE.format(python=sys.executable, log=log))
+    python = write_comet_python(tmp_path / "python", Path(log))
     main(arguments(tmp_path, texts, python, str(model)))
     request = json.loads(Path(log).read_text())
     assert request["checkpoint"] == str(model / "checkpoints" / "model.ckpt")
@@ -97,7 +79,7 @@ def test_command_writes_score_files_that_tables_read(tmp_path: Path, texts: Path
 def test_scores_and_comet_are_put_together_only_for_the_same_texts(
     tmp_path: Path, texts: Path, model: Path
 ) -> None:
-    python = executable(tmp_path / "python", FAKE.format(python=sys.executable, log=str(tmp_path / "log")))
+    python = write_comet_python(tmp_path / "python", tmp_path / "log")
     main(arguments(tmp_path, texts, python, str(model), "de-en"))
     hypothesis = tmp_path / "translations" / "de-en.txt"
 
@@ -120,9 +102,24 @@ def test_scores_and_comet_are_put_together_only_for_the_same_texts(
         read_scores(folders, groups)
 
 
+def test_tokenised_text_is_detokenised_first(tmp_path: Path, texts: Path, model: Path) -> None:
+    (texts / "de-en.de").write_text("Guten Tag , Welt !\n" * 3, encoding="utf-8")
+    (texts / "de-en.en").write_text("Hello , world !\n" * 3, encoding="utf-8")
+    (tmp_path / "translations/de-en.txt").write_text("Well , hello !\n" * 3, encoding="utf-8")
+    python = write_comet_python(tmp_path / "python", tmp_path / "log")
+    main([*arguments(tmp_path, texts, python, str(model), "de-en"), "--detokenize", "moses"])
+    (asked,) = json.loads((tmp_path / "log").read_text())["jobs"]
+    assert asked["source"][0] == "Guten Tag, Welt!"
+    assert (asked["hypothesis"][0], asked["reference"][0]) == ("Well, hello!", "Hello, world!")
+    written = json.loads((tmp_path / "comet/ns/heldout/de-en.json").read_text())
+    assert written["detokenizer"] == "moses"
+    # as in score files: of the files, before that
+    assert written["reference_sha256"] == sha256_of(texts / "de-en.en")
+
+
 def test_a_name_is_left_to_comet_to_download(tmp_path: Path, texts: Path) -> None:
     log = str(tmp_path / "request.json")
-    python = executable(tmp_path / "python", FAKE.format(python=sys.executable, log=log))
+    python = write_comet_python(tmp_path / "python", Path(log))
     main(arguments(tmp_path, texts, python, "Unbabel/wmt22-comet-da", "de-en"))
     request = json.loads(Path(log).read_text())
     assert (request["model"], request["checkpoint"]) == ("Unbabel/wmt22-comet-da", None)

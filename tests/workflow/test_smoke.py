@@ -18,7 +18,9 @@ from neuron_specialization.config import load_config
 from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.files import sha256_of
 from neuron_specialization.masks import read_masks
+from neuron_specialization.tables import DirectionGroup, read_scores
 from tests.conftest import REPOSITORY, SHARED, shared_file
+from tests.fakes.comet_python import write_comet_model, write_comet_python
 from tests.workflow.runner import Result, Workflow
 
 pytestmark = [pytest.mark.smoke, pytest.mark.network]
@@ -148,7 +150,15 @@ def extended(run: tuple[Workflow, Result], tmp_path_factory: pytest.TempPathFact
                 lines = list(islice(handle, FLORES_LINES))
             (folder / f"flores/test.{code}").write_text("".join(lines), encoding="utf-8")
     targets = [f"results/smoke/scores/ns/{name}.json" for name in wanted]
-    result = workflow.run("--", *targets, overrides={"zero_shot": ["de-es"], "testsets": testsets})
+    targets.append("results/smoke/comet/ns/heldout/de-es.json")
+    python = write_comet_python(folder / "comet", folder / "asked.json")
+    comet = {"model": str(write_comet_model(folder / "model")), "python": python}
+    overrides: dict[str, object] = {
+        "zero_shot": ["de-es"],
+        "testsets": testsets,
+        "scoring": {"comet": comet},
+    }
+    result = workflow.run("--", *targets, overrides=overrides)
     assert result.status == 0, result.output
     # what is there is neither trained nor exported anew
     assert not {"corpus", "binarize", "train_specialised", "activations", "masks", "export_masked"} & set(
@@ -180,6 +190,20 @@ def test_a_zero_shot_direction_runs_under_a_composed_mask(extended: tuple[Path, 
     assert (results / "corpus/heldout/de-es.de").read_bytes() == (
         results / "corpus/heldout/de-en.de"
     ).read_bytes()
+
+
+def test_comet_scores_all_directions_in_one_job(extended: tuple[Path, Result]) -> None:
+    results, made = extended
+    assert made.jobs["comet"] == 1
+    asked = json.loads((results.parents[1] / "asked.json").read_text(encoding="utf-8"))
+    assert [len(job["source"]) for job in asked["jobs"]] == [CONFIG.corpus.heldout_size] * 5
+    groups = [DirectionGroup(name, "any", "any", "any") for name in [*DIRECTIONS, "de-es"]]
+    folders = [results / "scores", results / "comet"]
+    table = read_scores(folders, groups, systems=["ns"], testsets=["heldout"])
+    assert table.metrics == ["bleu", "chrf++", "comet"]
+    # COMET's own scores, of these very texts
+    mean = 0.1 * (CONFIG.corpus.heldout_size + 1) / 2
+    assert table.score("ns", "heldout", "de-es", "comet") == pytest.approx(mean)
 
 
 def test_flores_text_from_a_folder_is_translated_and_scored(extended: tuple[Path, Result]) -> None:
