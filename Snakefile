@@ -34,6 +34,7 @@ rule all:
         training=training_tables(),
         overlap=mask_overlaps(),
         figures=all_figures(),
+        page=rules.page.output.page,
 
 
 rule data:

@@ -18,8 +18,10 @@ from neuron_specialization.config import (
     run_name,
     seed_of_run,
     selections_by_run,
+    split_run,
     systems_by_run,
 )
+from neuron_specialization.config.comparisons import comparisons, control_of, main_comparisons, sweep
 from neuron_specialization.corpora.catalogue import catalogue
 from neuron_specialization.corpora.spec import corpus_spec_of
 from neuron_specialization.errors import NeuronSpecializationError

@@ -1,4 +1,7 @@
-"""Report: the tables of all scores, and the figures. `snakemake --report report.html` collects them."""
+"""Report: tables, comparisons, figures, and the page of them all. `snakemake --report FILE` collects them, too."""
+
+
+report: "../report/workflow.rst"
 
 
 rule tables:
@@ -12,11 +15,24 @@ rule tables:
         ),
         comet=comet_scores(),
     output:
-        scores=report(f"{RESULTS}/tables/scores.csv", category="Scores", labels={"table": "by direction"}),
-        directions=report(
-            f"{RESULTS}/tables/directions.csv", category="Scores", labels={"table": "over seeds"}
+        scores=report(
+            f"{RESULTS}/tables/scores.csv",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"table": "every translation"},
         ),
-        summary=report(f"{RESULTS}/tables/summary.csv", category="Scores", labels={"table": "means"}),
+        directions=report(
+            f"{RESULTS}/tables/directions.csv",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"table": "by direction, over seeds"},
+        ),
+        summary=report(
+            f"{RESULTS}/tables/summary.csv",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"table": "means"},
+        ),
         markdown=f"{RESULTS}/tables/summary.md",
     log:
         f"{LOGS}/tables.log",
@@ -50,6 +66,7 @@ rule training_figure:
     output:
         curves=report(
             f"{RESULTS}/figures/training.svg",
+            caption="../report/training.rst",
             category="Training",
             labels={"figure": "loss"},
         ),
@@ -73,24 +90,160 @@ rule training_figure:
         """
 
 
+rule compare:
+    """Test {wildcards.system} against {wildcards.control} on {wildcards.testset}."""
+    input:
+        system=comparison_texts("system"),
+        control=comparison_texts("control"),
+        references=reference_files,
+    output:
+        comparison=f"{RESULTS}/comparisons/{{testset}}/{{system}}-{{control}}.json",
+    log:
+        f"{LOGS}/compare/{{testset}}/{{system}}-{{control}}.log",
+    benchmark:
+        f"{BENCHMARKS}/compare/{{testset}}/{{system}}-{{control}}.tsv"
+    wildcard_constraints:
+        control=one_of(SYSTEMS),
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        translations=f"{RESULTS}/translations",
+        texts=reference_folder,
+        groups=json.dumps(CONFIG.groups(), ensure_ascii=False),
+        metrics=",".join(CONFIG.scoring.metrics),
+        detokenizer=CONFIG.scoring.detokenizer,
+        samples=CONFIG.scoring.bootstrap_samples or 1000,
+        trials=CONFIG.report.trials,
+        confidence=CONFIG.scoring.confidence,
+    shell:
+        """
+        python -m neuron_specialization compare {wildcards.system:q} {wildcards.control:q} \
+            --translations {params.translations:q} \
+            --texts {params.texts:q} \
+            --testset {wildcards.testset:q} \
+            --groups {params.groups:q} \
+            --metrics {params.metrics:q} \
+            --detokenizer {params.detokenizer:q} \
+            --samples {params.samples:q} \
+            --trials {params.trials:q} \
+            --confidence {params.confidence:q} \
+            --processes {threads:q} \
+            --output {output.comparison:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule evaluation_tables:
+    """Make the tables with differences, intervals and significance."""
+    input:
+        scores=rules.tables.output.scores,
+        summary=rules.tables.output.summary,
+        comparisons=comparison_files(),
+    output:
+        report(
+            multiext(f"{RESULTS}/tables/evaluation", ".csv", ".json", ".md", ".tex"),
+            caption="../report/evaluation.rst",
+            category="Scores",
+            labels={"table": "differences and significance"},
+        ),
+    log:
+        f"{LOGS}/evaluation.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        folder=folder_of,
+        comparisons=comparison_flags(),
+    shell:
+        """
+        python -m neuron_specialization evaluation-tables \
+            --tables {params.folder:q} \
+            {params.comparisons:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule difference_figure:
+    """Draw the differences of {wildcards.system} to {wildcards.control} on {wildcards.testset}."""
+    input:
+        comparison=rules.compare.output.comparison,
+    output:
+        figure=report(
+            f"{RESULTS}/figures/deltas-{{testset}}-{{system}}-{{control}}.svg",
+            caption="../report/deltas.rst",
+            category="Scores",
+            labels={"figure": "{system} − {control}, {testset}"},
+        ),
+        bitmap=f"{RESULTS}/figures/deltas-{{testset}}-{{system}}-{{control}}.png",
+    log:
+        f"{LOGS}/figures/deltas-{{testset}}-{{system}}-{{control}}.log",
+    wildcard_constraints:
+        control=one_of(SYSTEMS),
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        groups=json.dumps(CONFIG.groups(), ensure_ascii=False),
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization figures \
+            --comparison {input.comparison:q} \
+            --groups {params.groups:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule sweep_figure:
+    """Draw score, sparsity and overlap against k on {wildcards.testset}."""
+    input:
+        comparisons=sweep_comparisons,
+        overlaps=sweep_overlaps(),
+    output:
+        figure=report(
+            f"{RESULTS}/figures/sweep-{{testset}}.svg",
+            caption="../report/sweep.rst",
+            category="Scores",
+            labels={"figure": "k sweep, {testset}"},
+        ),
+        bitmap=f"{RESULTS}/figures/sweep-{{testset}}.png",
+    log:
+        f"{LOGS}/figures/sweep-{{testset}}.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        sweep=sweep_spec,
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization figures \
+            --sweep {params.sweep:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+MASK_FIGURES = ["similarity", "overlap", "clusters", "sharing", "sparsity"]
+
+
 rule mask_figures:
-    """Draw sparsity, overlap and similarity of the masks ({wildcards.selection})."""
+    """Draw sparsity, overlap, similarity and clusters of the masks ({wildcards.selection})."""
     input:
         overlap=rules.overlap.output.overlap,
     output:
         figures=report(
             expand(
-                f"{RESULTS}/figures/{{figure}}-{{selection}}.svg",
-                figure=["sparsity", "overlap", "similarity"],
-                allow_missing=True,
+                f"{RESULTS}/figures/{{figure}}-{{selection}}.svg", figure=MASK_FIGURES, allow_missing=True
             ),
+            caption="../report/masks.rst",
             category="Masks",
             labels={"selection": "{selection}"},
         ),
         bitmaps=expand(
-            f"{RESULTS}/figures/{{figure}}-{{selection}}.png",
-            figure=["sparsity", "overlap", "similarity"],
-            allow_missing=True,
+            f"{RESULTS}/figures/{{figure}}-{{selection}}.png", figure=MASK_FIGURES, allow_missing=True
         ),
     log:
         f"{LOGS}/figures/{{selection}}.log",
@@ -104,5 +257,82 @@ rule mask_figures:
         python -m neuron_specialization figures \
             --overlap {input.overlap:q} \
             --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule activity_figures:
+    """Draw the activity that {wildcards.selection} is made from, and where it cuts."""
+    input:
+        overlap=rules.overlap.output.overlap,
+        counts=mask_origin_files,
+    output:
+        figures=report(
+            expand(
+                f"{RESULTS}/figures/{{figure}}-{{selection}}.svg",
+                figure=["activity", "neurons"],
+                allow_missing=True,
+            ),
+            caption="../report/activity.rst",
+            category="Masks",
+            labels={"selection": "{selection}, activity"},
+        ),
+        bitmaps=expand(
+            f"{RESULTS}/figures/{{figure}}-{{selection}}.png",
+            figure=["activity", "neurons"],
+            allow_missing=True,
+        ),
+    log:
+        f"{LOGS}/figures/activity-{{selection}}.log",
+    wildcard_constraints:
+        selection=one_of(BY_ACTIVITY),
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        activations=selection_counts,
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization figures \
+            --activity {input.overlap:q} \
+            --activations {params.activations:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule page:
+    """Write the report page ({output.page})."""
+    input:
+        tables=rules.evaluation_tables.output,
+        training=training_tables(),
+        figures=all_figures(),
+        overlaps=mask_overlaps(),
+        manifest=BINARIZED,
+        summaries=expand(f"{RESULTS}/training/{{system}}/model.json", system=SYSTEMS),
+    output:
+        page=report(
+            f"{RESULTS}/report.html",
+            caption="../report/page.rst",
+            category="Report",
+            labels={"page": "report"},
+        ),
+    log:
+        f"{LOGS}/page.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        results=RESULTS,
+        config=page_config(),
+        command=page_command(),
+    shell:
+        """
+        python -m neuron_specialization report \
+            --results {params.results:q} \
+            --config {params.config:q} \
+            --command {params.command:q} \
+            --output {output.page:q} \
             >{log:q} 2>&1
         """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.plots import COLOURS, MARKS, new_figure, save, style_of
+from neuron_specialization.reporting.answer import effects, overall
 from neuron_specialization.scoring import LABELS
 from neuron_specialization.significance import Comparison, GroupResult
 from neuron_specialization.tables import ALL, DirectionGroup
@@ -36,7 +37,7 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
         means = {(g.group, g.tier, g.branch): g for g in comparison.groups if g.metric == metric}
         panel.axvline(0, color="black", linewidth=0.8)
         for y, row in enumerate(rows):
-            result = results.get(row) if isinstance(row, str) else means.get(row) if row else None
+            result: Any = results.get(row) if isinstance(row, str) else means.get(row or ("", "", ""))
             if result is None:
                 continue
             if isinstance(result, GroupResult):
@@ -47,24 +48,25 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
             _draw_difference(
                 panel, y, result, COLOURS[branch % len(COLOURS)], MARKS[branch % len(MARKS)], p < 0.05, 4
             )
-        for y, row in enumerate(rows):
-            if row is None:
+        for y, line in enumerate(rows):
+            if line is None:
                 panel.axhline(y, color="#bbbbbb", linewidth=0.5)
         panel.set_xlabel(f"Δ {LABELS.get(metric, metric)}: {comparison.system} − {comparison.control}")
         panel.grid(False, axis="y")
         panel.margins(x=0.06)
     panel = axes[0, 0]
-    shown = [(y, row) for y, row in enumerate(rows) if row is not None]
-    panel.set_yticks([y for y, _ in shown], [_row_label(row, where) for _, row in shown], fontsize=6.5)
-    for tick, (_, row) in zip(panel.get_yticklabels(), shown, strict=True):
-        tick.set_fontweight("normal" if isinstance(row, str) else "bold")
+    shown = [(y, name) for y, name in enumerate(rows) if name is not None]
+    panel.set_yticks([y for y, _ in shown], [_row_label(name, where) for _, name in shown], fontsize=6.5)
+    for tick, (_, name) in zip(panel.get_yticklabels(), shown, strict=True):
+        tick.set_fontweight("normal" if isinstance(name, str) else "bold")
     panel.set_ylim(len(rows) - 0.3, -0.7)
     _forest_legend(figure, axes[0, 0], comparison, branches)
     return save(
         figure,
         folder,
         f"deltas-{comparison.testset}-{comparison.system}-{comparison.control}",
-        f"{comparison.system} − {comparison.control} on {comparison.testset}: difference in every direction with "
+        f"{comparison.system} − {comparison.control} on {comparison.testset}: difference in every "
+        "direction with "
         f"its {comparison.settings.confidence:.0%} interval, and the means",
     )
 
@@ -140,24 +142,24 @@ class SweepPoint:
         system: its name.
         k: percent of the activity.
         overlap: the content of the selection's overlap.json.
-        comparison: with the control, on one test set.
+        comparisons: with the control, on one test set, one a seed.
     """
 
     system: str
     k: float
     overlap: Mapping[str, Any]
-    comparison: Comparison
+    comparisons: Sequence[Comparison]
 
 
 def plot_sweep(points: Sequence[SweepPoint], folder: str | Path) -> list[Path]:
     """Draw score difference, sparsity and overlap against k; the file is ``sweep-<testset>``."""
     points = sorted(points, key=lambda point: point.k)
-    first = points[0].comparison
+    first = points[0].comparisons[0]
     figure, axes = new_figure(2.6, 1, 3)
     panel = axes[0, 0]
     panel.axhline(0, color="black", linewidth=0.8)
     for index, metric in enumerate(first.settings.metrics):
-        deltas = [_overall(point.comparison, metric) for point in points]
+        deltas = [overall(effects(point.comparisons, metric)) for point in points]
         offset = 0.25 * (index - (len(first.settings.metrics) - 1) / 2)
         panel.errorbar(
             [point.k + offset for point in points],
@@ -193,11 +195,6 @@ def plot_sweep(points: Sequence[SweepPoint], folder: str | Path) -> list[Path]:
     return save(
         figure, folder, f"sweep-{first.testset}", "Score difference, sparsity and overlap of masks against k"
     )
-
-
-def _overall(comparison: Comparison, metric: str) -> GroupResult:
-    found = [row for row in comparison.groups if row.metric == metric and row.tier == row.branch == ALL]
-    return next((row for row in found if row.group == ALL), found[-1])
 
 
 def _masked(overlap: Mapping[str, Any], side: str) -> float | None:

@@ -113,9 +113,14 @@ def tables(
     help="SELECTION/overlap.json: sparsity and overlap of the masks; may be given several times.",
 )
 @click.option(
+    "--activity",
+    type=click.Path(path_type=Path),
+    help="SELECTION/overlap.json, with --activations: the activity behind the masks, and where they cut.",
+)
+@click.option(
     "--activations",
     type=click.Path(path_type=Path),
-    help="Holds DIRECTION.safetensors: activity and neurons of each --overlap's directions.",
+    help="Holds DIRECTION.safetensors, the counts.",
 )
 @click.option(
     "--comparison",
@@ -127,13 +132,14 @@ def tables(
 @click.option("--groups", help="With --comparison: every direction with its group, tier and branch.")
 @click.option(
     "--sweep",
-    help='Scores, sparsity, overlap against k: [{"system": …, "k": …, "overlap": FILE, "comparison": FILE}, …].',
+    help='Scores against k: [{"system": …, "k": …, "overlap": FILE, "comparisons": [FILE, …]}, …].',
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures.")
 def figures(
     training: Path | None,
     systems: str | None,
     overlaps: tuple[Path, ...],
+    activity: Path | None,
     activations: Path | None,
     comparisons: tuple[Path, ...],
     groups: str | None,
@@ -141,8 +147,10 @@ def figures(
     output: Path,
 ) -> None:
     """Draw training curves, mask analyses and score differences, each as SVG and PNG."""
-    if training is None and not overlaps and not comparisons and sweep is None:
-        raise click.UsageError("give --training, --overlap, --comparison or --sweep")
+    if not (training or overlaps or activity or comparisons or sweep):
+        raise click.UsageError("give --training, --overlap, --activity, --comparison or --sweep")
+    if (activity is None) != (activations is None):
+        raise click.UsageError("--activity and --activations go together")
     if comparisons and groups is None:
         raise click.UsageError("--comparison needs --groups")
     written = []
@@ -151,7 +159,14 @@ def figures(
 
         written += plot_training(read_runs(training, _names(systems)), output)
     for path in overlaps:
-        written += _mask_figures(path, activations, output)
+        written += _mask_figures(path, output)
+    if activity is not None and activations is not None:
+        from neuron_specialization.activity_plots import plot_activity, plot_neurons, read_rates
+
+        overlap, selection = read_json(activity), activity.resolve().parent.name
+        rates = read_rates(activations, list(overlap["directions"]))
+        written += plot_activity(rates, overlap, selection, output)
+        written += plot_neurons(rates, overlap, selection, output)
     if comparisons and groups is not None:
         from neuron_specialization.score_plots import plot_deltas
         from neuron_specialization.significance import read_comparison
@@ -166,7 +181,7 @@ def figures(
         click.echo(path)
 
 
-def _mask_figures(path: Path, activations: Path | None, output: Path) -> list[Path]:
+def _mask_figures(path: Path, output: Path) -> list[Path]:
     from neuron_specialization.mask_plots import plot_masks
     from neuron_specialization.structure_plots import plot_clusters, plot_sharing
 
@@ -178,14 +193,7 @@ def _mask_figures(path: Path, activations: Path | None, output: Path) -> list[Pa
             where=path,
             hint=f"make it again: neuron-specialization overlap --masks {path.parent} --output {path}",
         )
-    written += plot_clusters(overlap, selection, output) + plot_sharing(overlap, selection, output)
-    if activations is not None:
-        from neuron_specialization.activity_plots import plot_activity, plot_neurons, read_rates
-
-        rates = read_rates(activations, list(overlap["directions"]))
-        written += plot_activity(rates, overlap, selection, output)
-        written += plot_neurons(rates, overlap, selection, output)
-    return written
+    return written + plot_clusters(overlap, selection, output) + plot_sharing(overlap, selection, output)
 
 
 def _sweep_points(text: str) -> list[Any]:
@@ -196,7 +204,10 @@ def _sweep_points(text: str) -> list[Any]:
         rows = json.loads(text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8"))
         return [
             SweepPoint(
-                row["system"], float(row["k"]), read_json(row["overlap"]), read_comparison(row["comparison"])
+                row["system"],
+                float(row["k"]),
+                read_json(row["overlap"]),
+                [read_comparison(path) for path in row["comparisons"]],
             )
             for row in rows
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neuron_specialization.config.experiment import Config
+from neuron_specialization.config.mask_selections import ActivationMasks
 from neuron_specialization.config.runs import run_name
 
 CONTROL = "continued"
@@ -44,3 +45,25 @@ def comparisons(config: Config) -> list[tuple[str, str]]:
                 )
             )
     return runs
+
+
+def main_comparisons(config: Config) -> list[tuple[str, str]]:
+    """The comparisons with the control under the first seed: those that get a figure."""
+    control = control_of(config)
+    return [pair for pair in comparisons(config) if pair[1] == control]
+
+
+def sweep(config: Config) -> list[tuple[str, float, str]]:
+    """(system, k, selection) of systems that differ in the k of their masks only; none if there is one k."""
+    found: dict[float, tuple[str, float, str]] = {}
+    training = None
+    for name, system in config.systems.items():
+        selection = config.masks[system.masks] if system.masks else None
+        if not isinstance(selection, ActivationMasks) or not isinstance(selection.k, int | float):
+            continue
+        if selection.sides != "both" or system.checkpoint is not None or name == control_of(config):
+            continue
+        training = training or config.training_of(name)
+        if config.training_of(name) == training:
+            found.setdefault(float(selection.k), (name, float(selection.k), str(system.masks)))
+    return [found[k] for k in sorted(found)] if len(found) > 1 else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,6 +21,8 @@ from neuron_specialization.significance import Comparison, DirectionResult, Grou
 
 ALL = "all"
 LEVELS = ((0.01, "**"), (0.05, "*"))
+# more differences than these are in the files and, system by system, in a table of their own
+_WIDE = 3
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,8 @@ def score_tables(evaluation: Evaluation) -> list[Table]:
     tables = []
     for testset in evaluation.testsets:
         for metric in evaluation.metrics:
+            if len(evaluation.systems) > 3:
+                tables.append(_systems_table(evaluation, testset, metric))
             tables.append(_means_table(evaluation, testset, metric))
             tables.append(_directions_table(evaluation, testset, metric))
     return tables
@@ -181,6 +186,7 @@ def set_name(group: str, tier: str, branch: str) -> str:
 
 def _means_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
     pairs = evaluation.pairs(testset)
+    shown = pairs if len(pairs) <= _WIDE else []
     rows, records = [], []
     for group, tier, branch in evaluation.sets:
         scores = {
@@ -196,17 +202,62 @@ def _means_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
         record |= {"group": group, "tier": tier, "branch": branch, "directions": expected}
         record |= _score_record(scores)
         for pair in pairs:
-            found = _results(evaluation, (testset, *pair), lambda c: _group(c, metric, group, tier, branch))  # noqa: B023
-            cells.append(_difference_cell(found, scores[pair[0]], scores[pair[1]], metric))
+            found = _results(evaluation, (testset, *pair), partial(_group, metric, (group, tier, branch)))
+            if pair in shown:
+                cells.append(_difference_cell(found, scores[pair[0]], scores[pair[1]], metric))
             record |= _difference_record(pair, found)
         rows.append(Row(cells, emphasis=tier == branch == ALL, section=group))
         records.append(record)
     return Table(
         f"means {testset} {metric}",
         f"{label(metric)} on {testset}: means over directions",
-        _columns("directions", evaluation, pairs),
+        _columns("directions", evaluation, shown),
         rows,
         _notes(evaluation, testset, metric, of_groups=True),
+        evaluation.signatures.get((testset, metric), []),
+        records,
+    )
+
+
+def _systems_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
+    """A system a row: its mean over all directions and over each direction group, with the differences."""
+    pairs = evaluation.pairs(testset)
+    control = pairs[0][1] if pairs else ""
+    wholes = [item for item in evaluation.sets if item[1:] == (ALL, ALL)]
+    wholes.sort(key=lambda item: item[0] != ALL)
+    rows, records = [], []
+    for system in evaluation.systems:
+        cells = [text_cell(system)]
+        record: dict[str, Any] = {"testset": testset, "metric": metric, "system": system}
+        for where in wholes:
+            score, base_score = (
+                evaluation.means.get((testset, metric, name, *where)) for name in (system, control)
+            )
+            found = _results(evaluation, (testset, system, control), partial(_group, metric, where))
+            cells.append(_score_cell(score, metric))
+            cells.append(
+                number_cell(None) if system == control else _difference_cell(found, score, base_score, metric)
+            )
+            name = set_name(*where)
+            record[name] = round(fmean(score.values), 4) if score and score.values else None
+            record |= {
+                key.replace(f"delta_{system}_{control}", f"{name}_delta"): value
+                for key, value in _difference_record((system, control), found).items()
+            }
+        rows.append(Row(cells))
+        records.append(record)
+    columns = [Column("system", "text")]
+    for where in wholes:
+        columns += [
+            Column(set_name(*where)),
+            Column(f"{set_name(*where)}\nΔ to {control}" if control else "Δ"),
+        ]
+    return Table(
+        f"systems {testset} {metric}",
+        f"{label(metric)} on {testset}: systems",
+        columns,
+        rows,
+        _notes(evaluation, testset, metric, of_groups=True)[:-1],
         evaluation.signatures.get((testset, metric), []),
         records,
     )
@@ -215,7 +266,7 @@ def _means_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
 def _directions_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
     pairs = evaluation.pairs(testset)
     control = pairs[0][1] if pairs else None
-    pairs = [pair for pair in pairs if pair[1] == control]
+    shown = [pair for pair in pairs if pair[1] == control] if len(pairs) <= _WIDE else []
     rows, records = [], []
     for direction, where in evaluation.directions.items():
         scores = {
@@ -228,15 +279,16 @@ def _directions_table(evaluation: Evaluation, testset: str, metric: str) -> Tabl
         record: dict[str, Any] = {"testset": testset, "metric": metric, "direction": direction, **where}
         record |= {"segments": segments} | _score_record(scores)
         for pair in pairs:
-            found = _results(evaluation, (testset, *pair), lambda c: _direction(c, metric, direction))  # noqa: B023
-            cells.append(_difference_cell(found, scores[pair[0]], scores[pair[1]], metric))
+            found = _results(evaluation, (testset, *pair), partial(_direction, metric, direction))
+            if pair in shown:
+                cells.append(_difference_cell(found, scores[pair[0]], scores[pair[1]], metric))
             record |= _difference_record(pair, found)
         rows.append(Row(cells, section=where["group"]))
         records.append(record)
     return Table(
         f"directions {testset} {metric}",
         f"{label(metric)} on {testset}: every direction",
-        _columns("direction", evaluation, pairs, count="segments"),
+        _columns("direction", evaluation, shown, count="segments"),
         rows,
         _notes(evaluation, testset, metric, of_groups=False),
         evaluation.signatures.get((testset, metric), []),
@@ -263,14 +315,14 @@ def _results(
     return [row for item in evaluation.comparisons.get(key, []) if (row := find(item)) is not None]
 
 
-def _group(comparison: Comparison, metric: str, group: str, tier: str, branch: str) -> GroupResult | None:
-    wanted = (metric, group, tier, branch)
+def _group(metric: str, where: tuple[str, str, str], comparison: Comparison) -> GroupResult | None:
+    wanted = (metric, *where)
     return next(
         (row for row in comparison.groups if (row.metric, row.group, row.tier, row.branch) == wanted), None
     )
 
 
-def _direction(comparison: Comparison, metric: str, direction: str) -> DirectionResult | None:
+def _direction(metric: str, direction: str, comparison: Comparison) -> DirectionResult | None:
     return next(
         (row for row in comparison.directions if (row.metric, row.direction) == (metric, direction)), None
     )

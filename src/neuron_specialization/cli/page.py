@@ -1,0 +1,44 @@
+"""The command that writes the report page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from neuron_specialization.errors import ConfigError
+from neuron_specialization.files import atomic_text
+
+
+@click.command()
+@click.option(
+    "--results",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="results/EXPERIMENT.",
+)
+@click.option("--config", "settings", required=True, help="The configuration: JSON, or a YAML file.")
+@click.option(
+    "--command",
+    default="snakemake --cores all",
+    show_default=True,
+    help="How the workflow is run, for the commands on the page.",
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="HTML file.")
+def report(results: Path, settings: str, command: str, output: Path) -> None:
+    """Write the report: one page with the answer, tables, figures and provenance, that loads nothing."""
+    from neuron_specialization.config import load_config, parse_config
+    from neuron_specialization.reporting.page import build_page
+
+    if settings.lstrip().startswith("{"):
+        try:
+            config = parse_config(json.loads(settings))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"--config is not valid JSON: {error}") from None
+    else:
+        config = load_config(settings)
+    page = build_page(results, config, command)
+    with atomic_text(output) as handle:
+        handle.write(page)
+    click.echo(f"written: {output} ({len(page.encode()) / 1e6:.1f} MB)")

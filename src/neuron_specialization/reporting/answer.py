@@ -1,0 +1,283 @@
+"""The answer in words, out of the comparisons: does the method help, where, and how sure is that?
+
+Every sentence is made from numbers; none says more than they do. What one training run of each system cannot
+say is said, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from neuron_specialization.reporting.scores import ALL, decimals, label, p_of, set_name
+from neuron_specialization.reporting.table import fixed
+from neuron_specialization.significance import Comparison, GroupResult
+
+LEVEL = 0.05
+
+Verdict = Literal["better", "worse", "unclear"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The mean difference over a set of directions by one metric, over all seeds.
+
+    Attributes:
+        metric, group, tier, branch: of what.
+        delta: mean over seeds.
+        low, high: of one seed the bootstrap interval; of several the t interval over the seeds.
+        verdict: whether the interval (of several seeds) or p-value (of one) speaks for a difference.
+        p: of one seed; None of several.
+        score, control_score: means over seeds.
+        directions: in the set.
+        seeds: how many runs.
+    """
+
+    metric: str
+    group: str
+    tier: str
+    branch: str
+    delta: float
+    low: float
+    high: float
+    verdict: Verdict
+    p: float | None
+    score: float
+    control_score: float
+    directions: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A headline, what it is worth (for its colour), and the sentences under it."""
+
+    headline: str
+    verdict: Verdict | Literal["mixed"]
+    sentences: list[str]
+
+
+def effects(comparisons: Sequence[Comparison], metric: str) -> list[Effect]:
+    """The effect on every set of directions by a metric; ``comparisons`` are of one pair, one a seed."""
+    found = []
+    for first in (row for row in comparisons[0].groups if row.metric == metric):
+        key = (first.metric, first.group, first.tier, first.branch)
+        rows = [
+            row
+            for comparison in comparisons
+            for row in comparison.groups
+            if (row.metric, row.group, row.tier, row.branch) == key
+        ]
+        found.append(_effect(rows))
+    return found
+
+
+def _effect(rows: Sequence[GroupResult]) -> Effect:
+    first, deltas = rows[0], [row.delta for row in rows]
+    delta = fmean(deltas)
+    if len(rows) == 1:
+        low, high, p = first.low, first.high, first.p
+        verdict: Verdict = "unclear" if p >= LEVEL else "better" if delta > 0 else "worse"
+    else:
+        half = _t_quantile(len(rows) - 1) * stdev(deltas) / math.sqrt(len(rows))
+        low, high, p = delta - half, delta + half, None
+        verdict = "better" if low > 0 else "worse" if high < 0 else "unclear"
+    return Effect(
+        *(first.metric, first.group, first.tier, first.branch),
+        delta=delta,
+        low=low,
+        high=high,
+        verdict=verdict,
+        p=p,
+        score=fmean(row.score for row in rows),
+        control_score=fmean(row.control_score for row in rows),
+        directions=first.directions,
+        seeds=len(rows),
+    )
+
+
+def _t_quantile(freedom: int) -> float:
+    """97.5 % quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
+
+
+def overall(found: Sequence[Effect]) -> Effect:
+    """The effect over all directions (of the only group where there is one)."""
+    whole = [effect for effect in found if effect.tier == effect.branch == ALL]
+    return next((effect for effect in whole if effect.group == ALL), whole[-1])
+
+
+def answer(comparisons: Sequence[Comparison]) -> Answer:
+    """Answer for one system against one control on one test set; one comparison a seed, at least one."""
+    system, control = (name.partition("@")[0] for name in (comparisons[0].system, comparisons[0].control))
+    metrics = comparisons[0].settings.metrics
+    by_metric = {metric: effects(comparisons, metric) for metric in metrics}
+    wholes = {metric: overall(found) for metric, found in by_metric.items()}
+    headline, verdict = _headline(system, control, wholes)
+    sentences = [_numbers(wholes[metric], comparisons) for metric in metrics]
+    sentences += [_directions(comparisons, metrics), _where(by_metric)]
+    sentences.append(_certainty(list(wholes.values())))
+    return Answer(headline, verdict, sentences)
+
+
+def _headline(system: str, control: str, wholes: dict[str, Effect]) -> tuple[str, Verdict | Literal["mixed"]]:
+    by_verdict: dict[Verdict, list[str]] = {"better": [], "worse": [], "unclear": []}
+    for metric, effect in wholes.items():
+        by_verdict[effect.verdict].append(label(metric))
+    better, worse, unclear = (listed(by_verdict[key]) for key in ("better", "worse", "unclear"))
+    if better and worse:
+        return f"Mixed: {system} is better than {control} by {better}, worse by {worse}.", "mixed"
+    if better and unclear:
+        return f"In part: {system} is better than {control} by {better}; not clearly by {unclear}.", "mixed"
+    if better:
+        return f"Yes: {system} is better than {control} by {better}.", "better"
+    if worse:
+        doubt = f"; by {unclear} the difference is not clear" if unclear else ""
+        return f"No: {system} is worse than {control} by {worse}{doubt}.", "worse"
+    return f"No difference found between {system} and {control} by {unclear}.", "unclear"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def interval_text(effect: Effect, confidence: float = 0.95) -> str:
+    """``−0.15, 95 % interval −0.30 to 0.00, p = 0.052``."""
+    places = decimals(effect.metric)
+    text = f"{fixed(effect.delta, places, signed=True)}, {confidence * 100:.0f} % interval "
+    text += f"{fixed(effect.low, places, signed=True)} to {fixed(effect.high, places, signed=True)}"
+    return text if effect.p is None else f"{text}, {p_text(effect.p)}"
+
+
+def p_text(p: float) -> str:
+    """``p = 0.052``, ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _numbers(effect: Effect, comparisons: Sequence[Comparison]) -> str:
+    places = decimals(effect.metric)
+    better = [
+        row.better
+        for item in comparisons
+        for row in item.groups
+        if (row.metric, row.group, row.tier, row.branch)
+        == (effect.metric, effect.group, effect.tier, effect.branch)
+    ]
+    count = (
+        f"higher in {better[0]} of {effect.directions} directions"
+        if len(better) == 1
+        else f"mean of {effect.seeds} seeds"
+    )
+    return (
+        f"{label(effect.metric)}, mean over {effect.directions} directions: {fixed(effect.score, places)} "
+        "against "
+        f"{fixed(effect.control_score, places)}; difference "
+        f"{interval_text(effect, comparisons[0].settings.confidence)}; {count}."
+    )
+
+
+def _directions(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
+    parts = []
+    for metric in metrics:
+        rows = [row for item in comparisons for row in item.directions if row.metric == metric]
+        significant = [row for row in rows if (p := p_of(row)) is not None and p < LEVEL]
+        gains = sum(row.delta > 0 for row in significant)
+        names = f" ({', '.join(row.direction for row in significant)})" if 0 < len(significant) <= 6 else ""
+        parts.append(
+            f"{label(metric)} finds {gains} higher and {len(significant) - gains} lower of {len(rows)}{names}"
+        )
+    of_seeds = ", all seeds counted," if len(comparisons) > 1 else ""
+    return (
+        f"Direction by direction{of_seeds} with both paired tests and Holm's correction (p < {LEVEL}): "
+        + "; ".join(parts)
+        + "."
+    )
+
+
+def _where(by_metric: dict[str, list[Effect]]) -> str:
+    parts = []
+    sets = 0
+    for metric, found in by_metric.items():
+        # of the means of one direction group only the whole: the rest is in the tables
+        subsets = [
+            effect
+            for effect in found
+            if effect is not overall(found) and (effect.group == ALL or effect.tier == effect.branch == ALL)
+        ]
+        sets = len(subsets)
+        for verdict, word in (("better", "higher"), ("worse", "lower")):
+            names = [
+                f"{set_name(e.group, e.tier, e.branch)} ({fixed(e.delta, decimals(metric), signed=True)})"
+                for e in subsets
+                if e.verdict == verdict
+            ]
+            if names:
+                parts.append(f"{label(metric)} {word} in {'; '.join(names)}")
+    if not sets:
+        return ""
+    if not parts:
+        return f"Where: none of {sets} subsets by direction group, tier or branch differs by itself."
+    return (
+        f"Where: {'. '.join(parts)}. ({sets} overlapping subsets, each tested by itself at {LEVEL}: "
+        "single ones may "
+        "be chance.)"
+    )
+
+
+def _certainty(wholes: Sequence[Effect]) -> str:
+    smallest = listed(
+        [f"{fixed((e.high - e.low) / 2, decimals(e.metric))} {label(e.metric)}" for e in wholes]
+    )
+    seeds = wholes[0].seeds
+    if seeds == 1:
+        return (
+            "How sure: each system was trained once. Intervals and p-values say what another test set of "
+            "this kind "
+            "would show, not what another seed would; differences between seeds can be as large as these. "
+            "More seeds "
+            f"(seeds: in the configuration) would tell. Mean differences below about {smallest} cannot be "
+            "told from "
+            "zero on this test set."
+        )
+    return (
+        f"How sure: {seeds} seeds, each system trained once with each; intervals are Student's t over the "
+        "seeds "
+        f"(half widths {smallest})."
+    )
+
+
+def context(system: str, control: str, comparisons: Sequence[Comparison]) -> str:
+    """One sentence on another pair: what the control itself gained."""
+    parts = []
+    for metric in comparisons[0].settings.metrics:
+        effect = overall(effects(comparisons, metric))
+        parts.append(f"{label(metric)} {interval_text(effect, comparisons[0].settings.confidence)}")
+    return f"For comparison, {system} against {control}: {'; '.join(parts)}."
+
+
+def family_sentences(overlaps: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """For each selection: whether directions of one branch keep more of the same neurons."""
+    sentences = []
+    for selection, overlap in overlaps.items():
+        parts = []
+        for group, content in overlap["groups"].items():
+            test = content.get("structure", {}).get("tests", {}).get("all")
+            if test is None or test["p"] is None:
+                continue
+            points = fixed(100 * test["difference"], 1, signed=True)
+            how = "all" if test["exact"] else "random"
+            verdict = "yes" if test["p"] < LEVEL and test["difference"] > 0 else "not shown"
+            parts.append(
+                f"{group}: {verdict} (IoU within branches less IoU across {points} points, "
+                f"{p_text(test['p'])}, "
+                f"{how} {test['arrangements']:,} arrangements)"
+            )
+        if parts:
+            sentences.append(f"Do the masks {selection} follow language families? {'; '.join(parts)}.")
+    return sentences

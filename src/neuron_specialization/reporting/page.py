@@ -1,0 +1,337 @@
+"""The report page: everything an experiment found, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuron_specialization.config import Config, selections_by_run, systems_by_run
+from neuron_specialization.config.comparisons import comparisons, control_of
+from neuron_specialization.errors import ScoringError
+from neuron_specialization.reporting import facts
+from neuron_specialization.reporting.answer import Answer, answer, context, family_sentences
+from neuron_specialization.reporting.scores import Evaluation, read_evaluation, score_tables
+from neuron_specialization.reporting.svg import inline
+from neuron_specialization.reporting.table import Table
+from neuron_specialization.significance import read_comparison
+
+# figure → (heading, caption); {} is the selection
+_MASK_FIGURES = {
+    "similarity": (
+        "Overlap of masks by layer",
+        "Intersection over union (IoU) of the neurons that every two directions keep, ordered by branch. "
+        "Above each "
+        "panel: mean within and across branches, and p of the permutation test of family structure in "
+        "this layer.",
+    ),
+    "overlap": (
+        "Overlap by depth",
+        "Mean IoU of two directions of one branch and of two branches, layer by layer.",
+    ),
+    "clusters": (
+        "Directions clustered by their masks",
+        "Average linkage on 1 − mean IoU. Adjusted Rand compares the tree, cut into as many clusters as "
+        "there are "
+        "branches, with the branches; cophenetic r says how well the tree keeps the distances.",
+    ),
+    "sharing": (
+        "Who keeps a neuron",
+        "Neurons of each layer that all directions keep, several branches, several directions of one "
+        "branch only, "
+        "one direction only, or none.",
+    ),
+    "sparsity": ("Sparsity", "Share of masked neurons by direction and layer."),
+    "activity": (
+        "How few neurons make up the activity",
+        "Cumulative share of all activations against the share of neurons, most active first; dots: where "
+        "the "
+        "selection cuts.",
+    ),
+    "neurons": (
+        "Neurons that differ between branches",
+        "Share of positions at which a neuron is active, for the neurons with the largest variance "
+        "between branches. "
+        "e1.26 is neuron 26 (from 0) of the encoder's first layer.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure on the page: the SVG itself, heading, caption, and the command that draws it again."""
+
+    identifier: str
+    heading: str
+    caption: str
+    svg: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    identifier: str
+    heading: str
+    text: list[str] = field(default_factory=list)
+    figures: list[PageFigure] = field(default_factory=list)
+    tables: list[tuple[Table, str]] = field(default_factory=list)
+    figures_first: bool = False
+
+
+class _Page:
+    """Collects what is there."""
+
+    def __init__(self, results: Path, config: Config, command: str) -> None:
+        self.results, self.config, self.command = results, config, command
+
+    def made_by(self, path: str) -> str:
+        """The command that makes a file again."""
+        return f"{self.command} --force {self.results / path}"
+
+    def figure(self, name: str, heading: str, caption: str) -> list[PageFigure]:
+        """The figure of a name, if it was drawn."""
+        path = self.results / "figures" / f"{name}.svg"
+        if not path.is_file():
+            return []
+        identifier = "figure-" + "".join(c if c.isalnum() else "-" for c in name)
+        svg = inline(path, identifier)
+        return [PageFigure(identifier, heading, caption, svg, self.made_by(f"figures/{name}.svg"))]
+
+
+def build_page(results: str | Path, config: Config, command: str = "snakemake --cores all") -> str:
+    """Return the report of an experiment as HTML.
+
+    Args:
+        results: ``results/<experiment>``; what is not there yet is left out.
+        config: of the experiment.
+        command: how the workflow is run; the commands on the page begin with it.
+
+    Raises:
+        ScoringError: there is no score table.
+    """
+    page = _Page(Path(results), config, command)
+    pairs = comparisons(config)
+    found = []
+    for testset in config.testsets:
+        for system, control in pairs:
+            path = page.results / "comparisons" / testset / f"{system}-{control}.json"
+            if path.is_file():
+                found.append(read_comparison(path))
+    evaluation = read_evaluation(page.results / "tables", found)
+    overlaps = facts.read_overlaps(page.results, list(selections_by_run(config)))
+    sections = [
+        _scores(page, evaluation, pairs),
+        _masks(page, overlaps),
+        _training(page),
+        _data(page),
+    ]
+    return _render(
+        page,
+        answers=_answers(page, evaluation),
+        families=family_sentences(overlaps),
+        sections=[section for section in sections if section.figures or section.tables],
+        evaluation=evaluation,
+    )
+
+
+def _answers(page: _Page, evaluation: Evaluation) -> list[tuple[str, Answer]]:
+    """The answers for each test set: of `ns` against the control, then of the other masked systems."""
+    control = control_of(page.config)
+    masked = [name for name, system in page.config.systems.items() if system.masks]
+    subjects = sorted(masked, key=lambda name: name != "ns")
+    found = []
+    for testset in evaluation.testsets:
+        for system in subjects:
+            of_pair = evaluation.comparisons.get((testset, system, control))
+            if of_pair is None:
+                continue
+            result = answer(of_pair)
+            origin = page.config.systems[control].init
+            of_control = evaluation.comparisons.get((testset, control, origin or ""))
+            if of_control and origin:
+                result.sentences.append(context(control, origin, of_control))
+            found.append((testset, result))
+    return found
+
+
+def _scores(page: _Page, evaluation: Evaluation, pairs: Sequence[tuple[str, str]]) -> Section:
+    figures = []
+    for testset in page.config.testsets:
+        figures += page.figure(
+            f"sweep-{testset}",
+            f"What k changes, {testset}",
+            "Mean score difference with its interval, masked neurons and overlap of the masks against k.",
+        )
+        for system, control in pairs:
+            figures += page.figure(
+                f"deltas-{testset}-{system}-{control}",
+                f"{system} against {control}, {testset}, direction by direction",
+                "Difference of the score in every direction with its interval, and means. Right of the "
+                "line the first "
+                "system is better. Tiers say how much training text a language has.",
+            )
+    made = [(table, page.made_by("tables/evaluation.csv")) for table in score_tables(evaluation)]
+    return Section("scores", "Scores", [], figures, made, figures_first=True)
+
+
+def _masks(page: _Page, overlaps: dict[str, Any]) -> Section:
+    figures: list[PageFigure] = []
+    for selection in overlaps:
+        for name, (heading, caption) in _MASK_FIGURES.items():
+            figures += page.figure(f"{name}-{selection}", f"{heading} ({selection})", caption)
+    table = facts.family_table(overlaps)
+    commands = [page.made_by(f"masks/{selection}/overlap.json") for selection in list(overlaps)[:1]]
+    return Section("masks", "Masks", [], figures, [(table, commands[0])] if table else [])
+
+
+def _training(page: _Page) -> Section:
+    runs = [name for name, system in systems_by_run(page.config).items() if system.checkpoint is None]
+    figures = page.figure(
+        "training",
+        "Training",
+        "Loss against updates: thin lines training, marks validation, circles the published model. A "
+        "continued "
+        "training starts at the update and loss of the model it goes on from.",
+    )
+    figures += page.figure("perplexity", "Perplexity by direction", "On the validation text, over training.")
+    figures += page.figure(
+        "interference", "Interference", "Validation loss of the control less the system's."
+    )
+    tables = (
+        facts.training_table(page.results / "training", runs),
+        *(
+            facts.csv_table(page.results / "tables" / f"{name}.csv", name, caption, notes)
+            for name, caption, notes in (
+                ("costs", "What each system costs", ["– is not known."]),
+                (
+                    "interference",
+                    "Interference: validation loss of the control less that of the system",
+                    [
+                        "Bits a target token at the published updates; above 0 the system suffers less "
+                        "interference."
+                    ],
+                ),
+            )
+        ),
+    )
+    sources = ("training/baseline/model.json", "tables/costs.csv", "tables/interference.csv")
+    made = [
+        (table, page.made_by(source))
+        for table, source in zip(tables, sources, strict=True)
+        if table is not None
+    ]
+    if made and made[0][0].name == "training":
+        made[0] = (made[0][0], f"{page.command} models")
+    return Section("training", "Training", [], figures, made)
+
+
+def _data(page: _Page) -> Section:
+    manifest = facts.optional_json(page.results / "corpus" / "manifest.json")
+    if manifest is None:
+        return Section("data", "Data")
+    binarized = facts.optional_json(page.results / "binarized" / "manifest.json")
+    text = [
+        f"Source: {manifest.get('source', 'unknown')}. Licence: {manifest.get('licence') or 'not stated'}. "
+        f"{manifest.get('citation') or ''}"
+    ]
+    if manifest.get("input"):
+        text.append(f"Read from {manifest['input']['name']} (sha256 {manifest['input']['sha256']}).")
+    if binarized:
+        text.append(
+            f"Segmented with one SentencePiece model for all languages; {binarized['vocabulary_size']:,} "
+            "pieces."
+        )
+    for name in page.config.testsets:
+        of_testset = facts.optional_json(page.results / "testsets" / name / "manifest.json")
+        if of_testset and (of_testset.get("licence") or of_testset.get("citation")):
+            text.append(
+                f"Test set {name}: {of_testset.get('licence') or 'licence not stated'}. "
+                f"{of_testset.get('citation') or ''}"
+            )
+    table = facts.corpus_table(manifest, binarized)
+    return Section("data", "Data and licences", text, [], [(table, page.made_by("corpus/manifest.json"))])
+
+
+def _render(
+    page: _Page,
+    *,
+    answers: list[tuple[str, Answer]],
+    families: list[str],
+    sections: list[Section],
+    evaluation: Evaluation,
+) -> str:
+    import jinja2
+    import yaml
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("neuron_specialization.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    settings = json.loads(page.config.model_dump_json(by_alias=True, exclude_unset=True))
+    if not evaluation.testsets:
+        raise ScoringError("there is no score to report", where=page.results)
+    return environment.get_template("report.html").render(
+        experiment=page.config.experiment,
+        # the first in full, further systems folded up
+        answers=answers,
+        families=families,
+        sections=sections,
+        method=_method(page.config),
+        systems=_systems(page.config),
+        environment=facts.environment(),
+        configuration=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
+        artefacts=facts.artefacts(page.results),
+        command=page.command,
+        results=str(page.results),
+        all_again=page.command,
+    )
+
+
+def _method(config: Config) -> list[str]:
+    model = config.model
+    return [
+        "Neuron Specialization (Tan, Wu and Monz, EMNLP 2024): in each feed-forward layer of a trained "
+        "multilingual "
+        "Transformer, the neurons that make up most of a direction's activity on validation text are kept "
+        "for that "
+        "direction; training goes on with every direction updating its own neurons only. Masked neurons "
+        "are masked "
+        "in translation, too.",
+        f"Model: {model.encoder_layers} encoder and {model.decoder_layers} decoder layers, width "
+        f"{model.d_model}, "
+        f"{model.d_ff:,} neurons a feed-forward layer, {model.heads} heads. Systems that go on from a "
+        "baseline get the "
+        "same updates and tokens, so that a difference to the control is not one of training time.",
+        f"Translation: {config.translation.engine}, beam {config.translation.beam}, length penalty "
+        f"{config.translation.length_penalty:g}. Scores: sacrebleu; detokenisation: "
+        f"{config.scoring.detokenizer}.",
+    ]
+
+
+def _systems(config: Config) -> list[tuple[str, str]]:
+    described = []
+    for name, system in config.systems.items():
+        parts = [f"goes on from {system.init}" if system.init else "trained from scratch"]
+        if system.checkpoint:
+            parts = [f"taken over from {system.checkpoint}"]
+        if system.masks:
+            selection = config.masks[system.masks].model_dump(mode="json", exclude_defaults=False)
+            settings = ", ".join(
+                f"{key} {json.dumps(value) if isinstance(value, dict | list) else value}"
+                for key, value in selection.items()
+                if value is not None and key in ("method", "k", "sides", "like", "combine", "draw", "source")
+            )
+            parts.append(f"under masks {system.masks} ({settings})")
+        elif system.init:
+            parts.append("without masks: a control for the extra updates")
+        described.append((name, ", ".join(parts)))
+    if len(config.all_seeds()) > 1:
+        described.append(("seeds", ", ".join(map(str, config.all_seeds()))))
+    return described
