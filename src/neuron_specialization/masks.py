@@ -151,6 +151,18 @@ def compose(encoder_from: LayerMasks, decoder_from: LayerMasks) -> LayerMasks:
     return LayerMasks(layers, {**same, **origin})
 
 
+def zero_shot_parts(name: str, pivot: str) -> tuple[str, str]:
+    """The directions whose masks a zero-shot direction's is composed of: for the encoder, for the decoder.
+
+    Raises:
+        MaskError: it has the pivot.
+    """
+    direction = Direction.parse(name)
+    if pivot in (direction.source, direction.target):
+        raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
+    return f"{direction.source}-{pivot}", f"{pivot}-{direction.target}"
+
+
 def compose_zero_shot(folder: str | Path, directions: Collection[str], pivot: str) -> dict[str, LayerMasks]:
     """Compose the masks of zero-shot directions from a selection's masks of the directions with the pivot.
 
@@ -165,12 +177,7 @@ def compose_zero_shot(folder: str | Path, directions: Collection[str], pivot: st
     Raises:
         MaskError: a direction with the pivot, a part that is missing, or parts of different models.
     """
-    parts: dict[str, tuple[str, str]] = {}
-    for name in directions:
-        direction = Direction.parse(name)
-        if pivot in (direction.source, direction.target):
-            raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
-        parts[name] = (f"{direction.source}-{pivot}", f"{pivot}-{direction.target}")
+    parts = {name: zero_shot_parts(name, pivot) for name in directions}
     needed = list(dict.fromkeys(part for both in parts.values() for part in both))
     found = read_mask_folder(folder, needed)
     made: dict[str, LayerMasks] = {}

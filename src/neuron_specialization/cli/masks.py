@@ -193,7 +193,7 @@ def masks(
     """Select the neurons each direction keeps: by activity (--k), or as a configuration says (--spec)."""
     from neuron_specialization.config import MaskSpec, parse_spec
     from neuron_specialization.mask_making import Origins, make_masks
-    from neuron_specialization.masks import LayerMasks, compose, write_masks
+    from neuron_specialization.masks import LayerMasks, compose, write_masks, zero_shot_parts
 
     if (spec is None) == (k is None):
         raise click.UsageError("give either --k or --spec")
@@ -204,7 +204,7 @@ def masks(
         if activation_folder is None:
             raise click.UsageError("--k selects by activity: give --activations")
         wanted = directions or present_directions(activation_folder)
-        halves = [half for name in zero_shot for half in _halves(name, pivot)]
+        halves = [half for name in zero_shot for half in zero_shot_parts(name, pivot)]
         values = {
             "selection": {"k": k, "tie_break": tie_break},
             "directions": list(dict.fromkeys([*wanted, *halves])),
@@ -213,7 +213,7 @@ def masks(
     made = make_masks(chosen, Origins(activation_folder, like, models))
     results = {name: made[name] for name in wanted}
     for name in zero_shot:
-        encoder, decoder = _halves(name, pivot)
+        encoder, decoder = zero_shot_parts(name, pivot)
         composed = compose(made[encoder], made[decoder])
         results[name] = LayerMasks(composed.layers, {**composed.metadata, "direction": name})
     for name, result in results.items():
@@ -226,14 +226,6 @@ def masks(
         click.echo(json.dumps({"output": str(output), **settings, "kept": shares}, indent=2))
     else:
         print_kept(results)
-
-
-def _halves(name: str, pivot: str) -> tuple[str, str]:
-    """The directions whose masks a zero-shot direction's is composed of: for the encoder, for the decoder."""
-    direction = Direction.parse(name)
-    if pivot in (direction.source, direction.target):
-        raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
-    return f"{direction.source}-{pivot}", f"{pivot}-{direction.target}"
 
 
 @click.command()
