@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 CITATION = (
     "Shaomu Tan, Di Wu and Christof Monz: Neuron Specialization: Leveraging Intrinsic Task Modularity for"
@@ -11,24 +11,41 @@ CITATION = (
 )
 
 
-def model_card(provenance: Mapping[str, Any]) -> str:
+_FOR_FAIRSEQ = (
+    " This is a plain fairseq checkpoint of the dense shape: the weight rows of masked neurons are zero, so"
+    " that they emit the constant relu(b1) that they emit under the mask."
+)
+_USE_FAIRSEQ = """## Use
+
+Stock fairseq opens `checkpoint.pt` without a user-dir; the dictionaries are in this folder. The task
+(`translation_multi_simple_epoch`), the languages and their tags are in the checkpoint; the text is segmented
+with `spm.model`. fairseq pickles its arguments: under torch 2.6 or later it opens any checkpoint, this one
+included, with `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` in the environment."""
+
+
+def model_card(
+    provenance: Mapping[str, Any], *, library: Literal["ctranslate2", "fairseq"] = "ctranslate2"
+) -> str:
     """Return the card of a model directory (Markdown).
 
     Args:
         provenance: of a model directory (provenance.model_provenance).
+        library: what opens it.
     """
     directions = provenance["directions"]
     scores = provenance.get("scores") or {}
     parts = [
-        _front_matter(provenance["languages"], "ctranslate2"),
+        _front_matter(provenance["languages"], library),
         f"# {_title(provenance)}: {_listed(directions)}",
         _what(provenance)
         + f" Weights are stored as {provenance['quantization']}."
-        + " It runs on CTranslate2, without fairseq or torch.",
+        + (_FOR_FAIRSEQ if library == "fairseq" else " It runs on CTranslate2, without fairseq or torch."),
         _neurons(provenance["d_ff"], {directions[0]: provenance["neurons"]}, provenance.get("mask")),
         *_common(provenance),
         *_scores(scores),
-        _use("MODEL", directions[0], provenance["input_format"]),
+        _use("MODEL", directions[0], provenance["input_format"])
+        if library == "ctranslate2"
+        else _USE_FAIRSEQ,
         _origin(provenance, {directions[0]: provenance.get("mask")}),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -148,6 +148,7 @@ class CTranslate2Engine:
             raise TranslationError(
                 f"CTranslate2 cannot load the model: {error}",
                 where=self.folder,
+                cause=_unsupported(compute_type, device),
                 hint="export it again, or choose another --compute-type or --device",
             ) from None
 
@@ -276,6 +277,18 @@ class CTranslate2Engine:
         for one, probe in zip(searches, probes, strict=True):
             one.empty = any(candidate.total < PUT_AWAY for candidate in probe.candidates)
         self._search([one for one in searches if one.empty], options)
+
+
+def _unsupported(compute_type: str, device: str) -> str | None:
+    import ctranslate2
+
+    try:
+        known = ctranslate2.get_supported_compute_types(device)
+    except (RuntimeError, ValueError):
+        return f"this machine has no device {device!r} that CTranslate2 can use"
+    if compute_type in ("default", "auto", *known):
+        return None
+    return f"this device does not compute in {compute_type}; here it supports {', '.join(sorted(known))}"
 
 
 def _power(options: SearchOptions) -> float:

@@ -1,9 +1,9 @@
-"""The export command: a checkpoint becomes model directories."""
+"""The export command: a checkpoint becomes model directories, a bundle, or checkpoints for fairseq."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import click
 
@@ -20,10 +20,19 @@ PATH = click.Path(path_type=Path)
 @click.option("--vocabulary", type=PATH, required=True, help="Folder with spm.model and dict.txt.")
 @click.option("--directions", help="E.g. de-en,en-de [default: all the model was trained for].")
 @click.option(
+    "--format",
+    "target",
+    type=click.Choice(["ctranslate2", "bundle", "fairseq"]),
+    default="ctranslate2",
+    show_default=True,
+    help="A model for each direction; all in one bundle; or a checkpoint for stock fairseq for each.",
+)
+@click.option(
     "--quantization",
     default="float32",
     show_default=True,
-    help="How weights are stored: float32, int8, int16, float16, bfloat16, int8_float32, …",
+    help="How weights are stored: float32, int8, int16, float16, bfloat16, int8_float32, …;"
+    " a bundle: float32 or float16.",
 )
 @click.option(
     "--input-format",
@@ -33,35 +42,55 @@ PATH = click.Path(path_type=Path)
     help="pieces: without spm.model, for text that is segmented already.",
 )
 @click.option("--system", help="The system's name, recorded in the models [default: the checkpoint's].")
-@click.option("--output", type=PATH, required=True, help="The system's folder of models.")
+@click.option("--manifest", type=PATH, help="corpus/manifest.json: data and licence in the model card.")
+@click.option("--scores", type=PATH, help="The system's folder of scores, for the model card.")
+@click.option("--output", type=PATH, required=True, help="The system's folder of models, or the bundle.")
 @click.option("--allow-unsafe-pickle", is_flag=True, help="Let --checkpoint run code when it is loaded.")
 def export(
     checkpoint: Path,
     masks: Path | None,
     vocabulary: Path,
     directions: str | None,
+    target: str,
     quantization: str,
     input_format: Any,
     system: str | None,
+    manifest: Path | None,
+    scores: Path | None,
     output: Path,
     allow_unsafe_pickle: bool,
 ) -> None:
-    """Make CTranslate2 models that need neither fairseq nor torch.
+    """Make models that need neither fairseq nor torch.
 
-    With --masks one for each direction, OUTPUT/<direction>, narrowed to its neurons without changing what
-    it computes; without, one for all, OUTPUT/dense.
+    With masks (--masks, or in the checkpoint) one for each direction, OUTPUT/<direction>, narrowed to its
+    neurons without changing what it computes; without, one for all, OUTPUT/dense. --format bundle: one
+    folder OUTPUT for all directions, their shared weights stored once.
     """
-    from neuron_specialization.export import export_system
+    if target == "fairseq" and quantization != "float32":
+        raise click.UsageError("--format fairseq writes float32")
+    if target == "bundle" and quantization not in ("float32", "float16"):
+        raise click.UsageError(
+            "--format bundle stores float32 or float16; translate --compute-type int8 computes with less"
+        )
+    shared: dict[str, Any] = {
+        "masks": masks,
+        "directions": [name.strip() for name in directions.split(",")] if directions else None,
+        "system": system,
+        "input_format": input_format,
+        "unsafe": allow_unsafe_pickle,
+        "manifest": manifest,
+        "scores": scores,
+        "progress": lambda name: click.echo(f"exported {output if target == 'bundle' else output / name}"),
+    }
+    if target == "bundle":
+        from neuron_specialization.bundle import write_bundle
 
-    export_system(
-        checkpoint,
-        vocabulary,
-        output,
-        masks=masks,
-        directions=[name.strip() for name in directions.split(",")] if directions else None,
-        quantization=quantization,
-        system=system,
-        input_format=input_format,
-        unsafe=allow_unsafe_pickle,
-        progress=lambda name: click.echo(f"exported {output / name}"),
-    )
+        write_bundle(checkpoint, vocabulary, output, dtype=cast(Literal["float32"], quantization), **shared)
+    elif target == "fairseq":
+        from neuron_specialization.fairseq_export import export_fairseq
+
+        export_fairseq(checkpoint, vocabulary, output, **shared)
+    else:
+        from neuron_specialization.export import export_system
+
+        export_system(checkpoint, vocabulary, output, quantization=quantization, **shared)
