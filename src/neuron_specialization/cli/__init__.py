@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "import-checkpoint": "formats",
     "export-checkpoint": "formats",
     "translate": "translate",
+    "serve": "serve",
     "score": "score",
     "published-table": "score",
     "comet": "comet",
