@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from neuron_specialization.config.sections import Name, Section, Training
+from neuron_specialization.config.sections import Section, Training
 from neuron_specialization.directions import Direction
 
 Percentage = Annotated[float, Field(gt=0, le=100)]
 Side = Literal["encoder", "decoder"]
+# a selection, or in a MaskSpec its run under a further seed
+SelectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*(@[0-9]+)?$", max_length=80)]
 
 
 class SidesK(Section):
@@ -95,7 +97,7 @@ class RandomMasks(_Made):
     """
 
     method: Literal["random"]
-    like: Name
+    like: SelectionName
     draw: Literal["neurons", "permutation"] = "neurons"
 
     @property
@@ -111,7 +113,7 @@ class MagnitudeMasks(_Made):
     """
 
     method: Literal["magnitude"]
-    like: Name | None = None
+    like: SelectionName | None = None
     keep: Percentage | None = None
     finetuning: Training = Training()
 
@@ -135,7 +137,7 @@ class FamilyMasks(_Made):
     """
 
     method: Literal["family"]
-    like: Name
+    like: SelectionName
     combine: Literal["union", "intersection", "pooled"] = "union"
 
     @property
