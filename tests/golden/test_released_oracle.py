@@ -7,6 +7,7 @@ translations of the data-bin's test split must be the reference's.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from neuron_specialization import released
 from neuron_specialization.checkpoints import load_checkpoint
 from neuron_specialization.config import Config, Recipe, parse_config, recipe_of
 from neuron_specialization.corpora import databin
+from neuron_specialization.corpora.zero_shot import pair_by_pivot
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError, TranslationError
 from neuron_specialization.export import export_system
 from neuron_specialization.files import read_json, read_lines, sha256_of
-from neuron_specialization.masks import write_masks
+from neuron_specialization.masks import compose_zero_shot, write_masks
 from neuron_specialization.translation import Translator
+from neuron_specialization.translation_fairseq import open_checkpoint
 from tests.conftest import shared_file
 
 LANGUAGES = ["en", "de", "sv", "es", "it"]
@@ -157,6 +160,30 @@ def test_translations_are_the_references(experiment: Experiment) -> None:
     # without the SentencePiece model there is no way to take text
     with pytest.raises(TranslationError, match="exported without a SentencePiece model"):
         Translator.load(experiment.root / "models" / "en-de").translate(["hello"], "en-de")
+
+
+def test_a_zero_shot_direction_of_the_released_model(experiment: Experiment, tmp_path: Path) -> None:
+    """Text by way of English from the data-bin, a composed mask, the same translations by both engines."""
+    for part in ("", "pieces"):
+        shutil.copytree(experiment.root / "testset" / part, tmp_path / "testset" / part, dirs_exist_ok=True)
+        pair_by_pivot(tmp_path / "testset" / part, ["de-es"], "en")
+    assert read_lines(tmp_path / "testset/de-es.es") == read_lines(experiment.root / "testset/en-es.es")
+    sources = read_lines(tmp_path / "testset/pieces/de-es.de")[:5]
+    (composed,) = compose_zero_shot(experiment.masks, ["de-es"], "en").values()
+    write_masks(tmp_path / "masks/de-es.safetensors", composed.layers, composed.metadata, packed=True)
+    model, vocabulary = experiment.system("ns") / "model.pt", experiment.root / "vocabulary"
+    export_system(
+        *(model, vocabulary, tmp_path / "models"),
+        masks=tmp_path / "masks",
+        directions=["de-es"],
+        input_format="pieces",
+    )
+    exported = Translator.load(tmp_path / "models/de-es", input_format="pieces").translate(sources, "de-es")
+    masked = open_checkpoint(
+        model, vocabulary, mask=tmp_path / "masks/de-es.safetensors", input_format="pieces"
+    )
+    assert exported == masked.translate(sources, "de-es")
+    assert all(exported)
 
 
 def test_checkpoint_in_an_archive(experiment: Experiment, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def smoke(tmp_path: Path) -> Workflow:
 def test_plan(smoke: Workflow) -> None:
     plan = smoke.plan("--printshellcmds", overrides=ZERO_SHOT)
     assert plan.status == 0, plan.output
+    assert not plan.jobs["comet"]
     new = {"zero_shot_text": 1, "zero_shot_masks": 1, "export_zero_shot": 1}
     assert {name: plan.jobs[name] for name in new} == new
     assert plan.jobs["translate"] == plan.jobs["score"] == 3 * 6
@@ -103,8 +104,7 @@ def test_comet(smoke: Workflow, tmp_path: Path) -> None:
         assert declared in resources[1]
 
 
-def test_comet_is_off_by_default_and_an_absent_model_is_told_before_anything_runs(smoke: Workflow) -> None:
-    assert not smoke.plan().jobs["comet"]
+def test_an_absent_model_of_comet_is_told_before_anything_runs(smoke: Workflow) -> None:
     plan = smoke.plan(overrides={"scoring": {"comet": {"model": "./absent", "python": sys.executable}}})
     assert plan.status != 0
     assert "absent/hparams.yaml" in plan.output and "rule comet" in plan.output
