@@ -70,7 +70,7 @@ format: env  ## rewrite the code in the project's format
 # torch stays out of the lock: its CPU and CUDA builds have one version and different hashes, and CUDA packages
 # of their own. Run this where pip finds the CPU build, or the CUDA packages end up in the lock.
 lock: env  ## pin anew what pyproject.toml asks for (UPGRADE=1: the newest versions)
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev $(if $(UPGRADE),--upgrade) \
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev --extra serve $(if $(UPGRADE),--upgrade) \
 	  --constraint requirements/torch.txt --unsafe-package torch --unsafe-package pip \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \

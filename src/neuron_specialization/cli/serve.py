@@ -1,0 +1,131 @@
+"""The serve command: an HTTP service over an exported model or a bundle."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from neuron_specialization.errors import TranslationError
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--model", type=PATH, required=True, help="Exported model, a system's folder of them, or a bundle."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the cores of this process].")
+@click.option(
+    "--concurrency", type=click.IntRange(1), help="Requests translated at once [default: --threads]."
+)
+@click.option(
+    "--queue", type=click.IntRange(0), default=32, show_default=True, help="Requests that wait; further: 503."
+)
+@click.option(
+    "--per-client",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Requests of one address at the same time; further: 429.",
+)
+@click.option(
+    "--max-body", type=click.IntRange(1), default=256 * 1024, show_default=True, help="Bytes; larger: 413."
+)
+@click.option(
+    "--max-lines",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    help="Lines of a request; more: 413.",
+)
+@click.option("--keep", type=click.IntRange(1), default=8, show_default=True, help="Models held in memory.")
+@click.option("--compute-type", default="default", show_default=True, help="CTranslate2's: int8, float32, …")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--cache", type=PATH, help="Folder of models made from a bundle.")
+@click.option(
+    "--stop-seconds", type=click.IntRange(1), default=30, show_default=True, help="To finish when stopped."
+)
+def serve(
+    model: Path,
+    host: str,
+    port: int,
+    threads: int | None,
+    concurrency: int | None,
+    queue: int,
+    per_client: int,
+    max_body: int,
+    max_lines: int,
+    keep: int,
+    compute_type: str,
+    device: str,
+    cache: Path | None,
+    stop_seconds: int,
+) -> None:
+    """Serve translations over HTTP: POST /translate, GET /directions, GET /health, and a web page.
+
+    Without authentication or encryption: it listens on this machine only, unless told otherwise. Stopped by
+    SIGTERM or Ctrl-C it finishes what it is doing and takes on nothing more.
+    """
+    from neuron_specialization.translation import Translator
+
+    threads = threads or len(os.sched_getaffinity(0))
+    translator = Translator.load(
+        model, threads=threads, compute_type=compute_type, device=device, keep=keep, cache=cache
+    )
+    try:
+        import uvicorn
+
+        from neuron_specialization.serve.app import create_app
+        from neuron_specialization.serve.directions import describe_directions
+        from neuron_specialization.serve.limits import Limits
+    except ModuleNotFoundError as error:
+        raise TranslationError(
+            f"the service needs {error.name}",
+            hint="install the optional dependencies: pip install 'neuron-specialization[serve]'",
+        ) from None
+    limits = Limits(
+        body=max_body,
+        lines=max_lines,
+        concurrency=concurrency or threads,
+        queue=queue,
+        per_client=per_client,
+    )
+    app = create_app(translator, describe_directions(model), name=model.resolve().name, limits=limits)
+    listener = _listen(host, port)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=stop_seconds)
+    # uvicorn stops on these by itself and raises them again afterwards: a stop asked for is no failure
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    address = f"[{host}]" if ":" in host else host
+    click.echo(f"serving {model} on http://{address}:{listener.getsockname()[1]}")
+    if not _is_local(host):
+        click.echo("anyone who reaches this address can use it: there is no authentication", err=True)
+    sys.stdout.flush()
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=256)
+    except OSError as error:
+        raise TranslationError(
+            f"cannot listen: {error.strerror or error}",
+            where=f"{host}, port {port}",
+            hint="choose another --port (0: a free one) or --host",
+        ) from None
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
