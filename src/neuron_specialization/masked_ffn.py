@@ -16,6 +16,10 @@ the input. Hence three forms, equal in output and in every gradient:
 
 The gather form equals the others only without activation dropout (dropout would hit the constants
 neuron by neuron), so callers use the row mask when activation dropout is on.
+
+These are the definitions, in ordinary differentiable operations: they hold on every device, under
+autocast and in half precision. ``fused_ffn`` computes the same on a CPU with less waste, for batches of one
+direction and of many; ``ffn_plan`` chooses.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ WORTHWHILE = 1.2
 Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
-def _rounded(x: Tensor) -> Tensor:
+def rounded_rows(x: Tensor) -> Tensor:
     """[n, k] float32 → [n rounded up, k] bfloat16, new rows zero."""
     rows = -(-x.shape[0] // ROW_MULTIPLE) * ROW_MULTIPLE
     if rows == x.shape[0]:
@@ -38,7 +38,7 @@ class _Bfloat16Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        factor, matrix = _rounded(x.reshape(rows, -1)), weight.to(torch.bfloat16)
+        factor, matrix = rounded_rows(x.reshape(rows, -1)), weight.to(torch.bfloat16)
         ctx.save_for_backward(factor, matrix)
         ctx.shape, ctx.has_bias = x.shape, bias is not None
         product = (factor @ matrix.t())[:rows]
@@ -50,7 +50,7 @@ class _Bfloat16Linear(torch.autograd.Function):
         factor, matrix = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, matrix.shape[0])
         rows = gradient.shape[0]
-        rounded = _rounded(gradient)
+        rounded = rounded_rows(gradient)
         needs_x, needs_weight, _ = ctx.needs_input_grad
         return (
             (rounded @ matrix)[:rows].float().view(ctx.shape) if needs_x else None,

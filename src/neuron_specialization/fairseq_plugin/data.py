@@ -165,18 +165,28 @@ class PackedPairs(FairseqDataset):
         """fairseq's batching, per direction when batches hold one direction only."""
         if not self.single_direction:
             return super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple)
-        directions, _ = self.locate(np.asarray(indices))
+        indices = np.asarray(indices)
+        directions, _ = self.locate(indices)
+        lengths = self._padded_lengths(indices)
         batches: list[Any] = []
         for direction in np.unique(directions):
+            chosen = np.flatnonzero(directions == direction)
+            # A batch is as full as its longest side lets it be. fairseq sorts by source length; among
+            # the few sentences of one direction, neighbours then differ much in target length.
+            chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
             batches.extend(
                 super().batch_by_size(
-                    np.asarray(indices)[directions == direction],
-                    max_tokens,
-                    max_sentences,
-                    required_batch_size_multiple,
+                    indices[chosen], max_tokens, max_sentences, required_batch_size_multiple
                 )
             )
         return batches
+
+    def _padded_lengths(self, indices: Ints) -> Ints:
+        """What ``max_tokens`` counts of each sentence pair: its longer side."""
+        try:
+            return np.asarray(self.num_tokens_vec(indices))
+        except NotImplementedError:  # concatenated (validation) data
+            return np.asarray([self.num_tokens(int(index)) for index in indices])
 
     def collater(self, samples: list[int]) -> dict[str, Any] | None:
         """Assemble a batch from indices: the dictionary fairseq's own collater would give.

@@ -9,6 +9,7 @@ incremental decoding is fairseq's own code over the same parameters.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from torch.nn import functional as F
 from neuron_specialization import fast_transformer
 from neuron_specialization.errors import MaskError
 from neuron_specialization.fast_dropout import DropoutPool
+from neuron_specialization.ffn_plan import Group, LayerMasks, choose, group_sentences
+from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
 from neuron_specialization.masked_ffn import Gather, gather_ffn, masked_linear
 from neuron_specialization.products import Linear, bfloat16_is_faster, bfloat16_linear
 
@@ -44,7 +47,8 @@ class MaskedLinear(nn.Linear):
         super().__init__(in_features, out_features)
         self.register_buffer("masks", None)
         self.rows: Tensor | None = None
-        self.gathers: dict[tuple[int, torch.dtype, torch.device], Gather] = {}
+        self._gathers: dict[tuple[int, torch.dtype, torch.device], Gather] = {}
+        self._table: tuple[torch.dtype, LayerMasks] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, B, d] → [T, B, d_ff], before the ReLU."""
@@ -54,9 +58,25 @@ class MaskedLinear(nn.Linear):
         """The cached index tensors of one direction."""
         assert self.masks is not None
         key = (direction, self.weight.dtype, self.weight.device)
-        if key not in self.gathers:
-            self.gathers[key] = Gather.of(self.masks[direction], self.weight.dtype)
-        return self.gathers[key]
+        if key not in self._gathers:
+            self._gathers[key] = Gather.of(self.masks[direction], self.weight.dtype)
+        return self._gathers[key]
+
+    def table(self) -> LayerMasks:
+        """What is computed once from the masks of all directions."""
+        assert self.masks is not None
+        if self._table is None or self._table[0] != self.weight.dtype:
+            self._table = self.weight.dtype, LayerMasks(self.masks, self.weight.dtype)
+        return self._table[1]
+
+    def forget(self) -> None:
+        """The masks changed: drop what was computed from them."""
+        self._gathers.clear()
+        self._table = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.forget()
 
 
 def _masked_fc1(input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
@@ -65,6 +85,80 @@ def _masked_fc1(input_dim: int, output_dim: int, q_noise: float, qn_block_size: 
             "quantisation noise and neuron masks do not go together", hint="drop --quant-noise-pq"
         )
     return MaskedLinear(input_dim, output_dim)
+
+
+def _fused_ffn_serves(weight: Tensor) -> bool:
+    """Whether the FFN is computed by the fused operation: full precision on a CPU."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+@dataclass(frozen=True)
+class _SeparateFfn:
+    """The FFN in ordinary operations: other devices, half precision, autocast, activation dropout.
+
+    Attributes:
+        rows: int64[B], the direction of each sentence; None: ``direction`` is everyone's, or no masks.
+    """
+
+    rows: Tensor | None
+    direction: int | None
+    activation_dropout: float
+    linear: Linear
+
+    def __call__(self, layer: Any, x: Tensor) -> Tensor:
+        """[B, T, d] → [B, T, d]."""
+        fc1: MaskedLinear = layer.fc1
+        fc2: nn.Linear = layer.fc2
+        if self.direction is not None and self.activation_dropout == 0:
+            gather = fc1.gather(self.direction)
+            return gather_ffn(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, gather, self.linear)
+        mask = None
+        if fc1.masks is not None and self.rows is not None:
+            mask = fc1.masks[self.rows].to(x.dtype).unsqueeze(1)
+        elif fc1.masks is not None:
+            mask = fc1.masks[self.direction].to(x.dtype)
+        hidden = F.relu(masked_linear(x, fc1.weight, fc1.bias, mask, self.linear))
+        if self.activation_dropout:
+            hidden = F.dropout(hidden, self.activation_dropout)
+        return self.linear(hidden, fc2.weight, fc2.bias)
+
+
+@dataclass(frozen=True)
+class _FusedFfn:
+    """The FFN in one operation, over the neurons that each direction's sentences need.
+
+    Attributes:
+        rows: int64[B], sorted: the direction of each sentence, and
+        groups: its runs; None and none: ``direction`` is everyone's, or there are no masks.
+    """
+
+    rows: Tensor | None
+    groups: list[Group]
+    direction: int | None
+    bfloat16: bool
+
+    def __call__(self, layer: Any, x: Tensor) -> Tensor:
+        """[B, T, d] → [B, T, d]."""
+        fc1: MaskedLinear = layer.fc1
+        fc2: nn.Linear = layer.fc2
+        batch, length, width = x.shape
+        rows = None
+        parts: list[Part] | None
+        if fc1.masks is None:
+            parts = [Part(0, batch * length, Neurons(None, fc1.out_features, None))]
+        elif self.direction is not None:
+            parts = fc1.table().whole(self.direction, batch * length)
+        else:
+            assert self.rows is not None
+            table = fc1.table()
+            parts = choose(table, self.groups, length, width, bfloat16=self.bfloat16)
+            if parts is None:
+                parts, rows = [Part(0, batch * length, table.union)], table.union_rows[self.rows]
+        return fused_ffn(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, parts, rows, bfloat16=self.bfloat16)
 
 
 class MaskedEncoderLayer(TransformerEncoderLayerBase):
@@ -188,7 +282,7 @@ class MaskedTransformer(TransformerModel):
                     )
                 assert fc1.masks is not None
                 fc1.masks[number] = given[name].to(fc1.masks)
-                fc1.gathers.clear()
+                fc1.forget()
 
     def set_direction(self, direction: str | None) -> None:
         """Use one direction's mask for every batch (translation), or go back to reading the tags (None).
@@ -284,26 +378,21 @@ class MaskedTransformer(TransformerModel):
     ) -> Tensor:
         pool = self._dropout_pool()
         attention_dropout = float(self.cfg.attention_dropout) if self.training else 0.0
+        bfloat16 = self.bfloat16_products and self.training
+        linear: Linear = bfloat16_linear if bfloat16 else F.linear
         activation_dropout = float(self.cfg.activation_dropout) if self.training else 0.0
-        linear: Linear = bfloat16_linear if self.bfloat16_products and self.training else F.linear
-
-        def feed_forward(layer: Any, x: Tensor) -> Tensor:
-            fc1: MaskedLinear = layer.fc1
-            fc2: nn.Linear = layer.fc2
-            if direction is not None and activation_dropout == 0:
-                return gather_ffn(
-                    x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, fc1.gather(direction), linear
-                )
-            mask = None
-            if fc1.masks is not None and rows is not None:
-                mask = fc1.masks[rows].to(x.dtype).unsqueeze(1)
-            elif fc1.masks is not None:
-                mask = fc1.masks[direction].to(x.dtype)
-            hidden = F.relu(masked_linear(x, fc1.weight, fc1.bias, mask, linear))
-            if activation_dropout:
-                hidden = F.dropout(hidden, activation_dropout)
-            return linear(hidden, fc2.weight, fc2.bias)
-
+        order: Tensor | None = None
+        feed_forward: fast_transformer.FeedForward
+        if activation_dropout or not _fused_ffn_serves(self.encoder.embed_tokens.weight):
+            feed_forward = _SeparateFfn(rows, direction, activation_dropout, linear)
+        else:
+            groups: list[Group] = []
+            if rows is not None:
+                order, groups = group_sentences(rows)
+                if order is not None:
+                    rows = rows[order]
+                    src_tokens, prev_output_tokens = src_tokens[order], prev_output_tokens[order]
+            feed_forward = _FusedFfn(rows, groups, direction, bfloat16)
         states, bias = fast_transformer.encode(
             self.encoder,
             src_tokens,
@@ -312,7 +401,7 @@ class MaskedTransformer(TransformerModel):
             attention_dropout=attention_dropout,
             linear=linear,
         )
-        return fast_transformer.decode(
+        features = fast_transformer.decode(
             self.decoder,
             prev_output_tokens,
             states,
@@ -322,6 +411,7 @@ class MaskedTransformer(TransformerModel):
             attention_dropout=attention_dropout,
             linear=linear,
         )
+        return features if order is None else features.index_select(0, torch.argsort(order))
 
     def _dropout_pool(self) -> DropoutPool:
         if not self.training:
