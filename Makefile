@@ -20,7 +20,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help env demo smoke plan report test test-fast lint format lock clean
+.PHONY: help env demo smoke plan report test test-fast bench lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -54,6 +54,15 @@ test: env lint  ## lint and every test that needs no GPU, the smoke run included
 
 test-fast: env  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not smoke and not network" $(PYTEST_FLAGS)
+
+# in the order of the page; each says what it needs (most: a finished `make demo`)
+BENCHMARKS := training_throughput specialised_step ffn_layer memory data_loading activations masks_paper_size \
+  published_table translation startup
+BENCH ?= $(BENCHMARKS)
+
+bench: env  ## measure what docs/benchmarks.md shows, and write it anew; BENCH=ffn_layer for one; wants a quiet machine
+	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/table.py
 
 lint: env  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -1,0 +1,97 @@
+"""One feed-forward layer, forward and backward: the reference's weight mask against this project's forms.
+
+4,096 tokens, 30, 50 and 70 % of the neurons kept, at three sizes: the fused operation (what trains on a
+CPU), the gather form in ordinary operations (what other devices run), and mixed batches of 8 directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import common
+
+SIZES = {"128/512": (128, 512), "512/2048": (512, 2048)}
+PROTOTYPE = {0.3: 0.33, 0.5: 0.51, 0.7: 0.75}
+TOKENS, LENGTH, DIRECTIONS = 4096, 32, 8
+
+
+def main() -> None:
+    options = common.arguments(__doc__).parse_args()
+    common.as_trainer(options.threads)
+    import torch
+
+    from neuron_specialization.ffn_plan import Group, LayerMasks, choose
+    from neuron_specialization.fused_ffn import fused_ffn
+    from neuron_specialization.masked_ffn import Gather, gather_ffn
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    rows: list[common.Row] = []
+    details: dict[str, Any] = {"tokens": TOKENS, "directions of a mixed batch": DIRECTIONS}
+    samples: dict[str, list[common.Sample]] = {}
+    for size, (d, d_ff) in SIZES.items():
+        repeats = 20 if d == 128 else 2
+        x = torch.randn(TOKENS // LENGTH, LENGTH, d, requires_grad=True)
+        shapes = ((d_ff, d), (d_ff,), (d, d_ff), (d,))
+        weights = [(0.05 * torch.randn(*shape)).requires_grad_() for shape in shapes]
+        incoming = torch.randn_like(x)
+        for kept in PROTOTYPE:
+            masks = torch.rand(DIRECTIONS, d_ff) < kept
+            layer = LayerMasks(masks, torch.float32)
+            gather = Gather.of(masks[0], torch.float32)
+            weight_mask = masks[0].unsqueeze(1).expand(d_ff, d).clone()
+            whole = layer.whole(0, TOKENS)
+            each = len(x) // DIRECTIONS
+            groups = [Group(i, i * each, (i + 1) * each) for i in range(DIRECTIONS)]
+            chosen = choose(layer, groups, LENGTH, d, bfloat16=False)
+            mixed_parts = chosen or layer.merged(groups, LENGTH)
+            row_mask = masks.float().repeat_interleave(each, 0).unsqueeze(1)
+
+            def by_weight(x: Any = x, w: Any = weights, mask: Any = weight_mask) -> Any:
+                hidden = torch.relu(torch.nn.functional.linear(x, w[0] * mask, w[1]))
+                return torch.nn.functional.linear(hidden, w[2], w[3])
+
+            def by_row(x: Any = x, w: Any = weights, mask: Any = row_mask) -> Any:
+                hidden = torch.relu(torch.addcmul(w[1], x @ w[0].t(), mask))
+                return torch.nn.functional.linear(hidden, w[2], w[3])
+
+            forms: dict[str, Callable[[], Any]] = {
+                "weight mask": by_weight,
+                "fused": lambda x=x, w=weights, p=whole: fused_ffn(x, *w, p),
+                "gather": lambda x=x, w=weights, g=gather: gather_ffn(x, *w, g),
+                "row mask, mixed": by_row,
+                "grouped, mixed": lambda x=x, w=weights, p=mixed_parts: fused_ffn(x, *w, p),
+            }
+
+            def repeated(form: Callable[[], Any], n: int = repeats, g: Any = incoming) -> common.Sample:
+                return common.timed(lambda: [form().backward(g) for _ in range(n)])
+
+            ways = {name: lambda f=form, r=repeated: r(f) for name, form in forms.items()}
+            for way in ways.values():
+                way()
+            found = common.interleave(ways, max(options.rounds, 5))
+            cpu = {name: [sample.cpu for sample in taken] for name, taken in found.items()}
+            fused = common.ratio(cpu["fused"], cpu["weight mask"])
+            gathered = common.ratio(cpu["gather"], cpu["weight mask"])
+            mixed = common.ratio(cpu["grouped, mixed"], cpu["row mask, mixed"])
+            share = f"{kept:.0%} kept, d/ffn {size}"
+            aim = PROTOTYPE[kept]
+            rows += [
+                common.Row(
+                    f"FFN layer / weight mask, {share}",
+                    common.shown(fused),
+                    f"≤ {aim}",
+                    fused["median"] <= aim,
+                ),
+                common.Row(f"… the gather form in ordinary operations, {share}", common.shown(gathered)),
+                common.Row(f"… {DIRECTIONS} directions grouped / row mask, {share}", common.shown(mixed)),
+            ]
+            details[share] = {"fused": fused, "gather": gathered, "grouped / row mask": mixed}
+            details[share]["the rule groups these directions"] = chosen is not None
+            samples |= {f"{share}, {name}": taken for name, taken in found.items()}
+    common.write_result("ffn_layer", rows, details, threads=options.threads, samples=samples)
+
+
+if __name__ == "__main__":
+    main()

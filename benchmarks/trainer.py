@@ -1,0 +1,53 @@
+"""fairseq's Trainer inside this process: the very step ``fairseq-train`` makes, one call each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from neuron_specialization.config import Recipe
+from neuron_specialization.trainer_arguments import Resources, trainer_arguments
+
+
+def demo_recipe(demo: Path, *, model: dict[str, Any] | None = None, **training: Any) -> Recipe:
+    """The baseline's recipe of a finished demonstration, with other settings."""
+    recipe = json.loads((demo / "training/baseline/model.json").read_text(encoding="utf-8"))["recipe"]
+    recipe["training"] |= training
+    recipe["model"] |= model or {}
+    return Recipe.model_validate(recipe)
+
+
+def make_trainer(recipe: Recipe, data_bin: Path, scratch: Path, masks: Path | None = None) -> Any:
+    """Return fairseq's Trainer for a recipe, weights freshly drawn from its seed."""
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    from fairseq import options, tasks, utils
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.trainer import Trainer
+
+    given = trainer_arguments(recipe, data_bin, scratch, resources=Resources(), masks=masks)
+    parser = options.get_training_parser()
+    configuration = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, given))
+    utils.import_user_module(configuration.common)
+    utils.set_torch_seed(recipe.seed)
+    task = tasks.setup_task(configuration.task)
+    model = task.build_model(configuration.model)
+    criterion = task.build_criterion(configuration.criterion)
+    return Trainer(configuration, task, model, criterion)
+
+
+def batches_of(trainer: Any, count: int | None = None, epoch: int = 1) -> Iterator[dict[str, Any]]:
+    """The first batches of an epoch in training order."""
+    iterator = trainer.get_train_iterator(epoch=epoch, load_dataset=True)
+    trainer.begin_epoch(epoch)
+    yield from islice(iterator.next_epoch_itr(shuffle=True), count)
+
+
+def target_tokens(batches: list[dict[str, Any]]) -> int:
+    """Real target tokens."""
+    return sum(int(batch["ntokens"]) for batch in batches)
