@@ -78,6 +78,13 @@ TRAINED = [name for name in SYSTEMS if name not in RELEASED]
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
 
+# How this workflow is run, for the commands on the report page; no parameter, which would make the page again.
+CONFIG_FILES = [os.path.relpath(file) for file in workflow.configfiles]
+os.environ["NEURON_SPECIALIZATION_COMMAND"] = " ".join(
+    ["snakemake --cores all"] + ([] if CONFIG_FILES == ["config.yaml"] else ["--configfile", *CONFIG_FILES])
+)
+
+
 def one_of(names):
     """Return the regular expression of a wildcard that is one of the names, and of none if there are none."""
     return "|".join(re.escape(name) for name in names) or "(?!)"

@@ -559,13 +559,6 @@ def page_config():
     return CONFIG.model_dump_json(by_alias=True, exclude_unset=True, exclude={"mirror", "downloads"})
 
 
-def page_command():
-    """Return how this workflow is run, for the commands on the page."""
-    files = [os.path.relpath(file) for file in workflow.configfiles]
-    chosen = [] if files == ["config.yaml"] else ["--configfile", *files]
-    return " ".join(["snakemake", "--cores", "all", *chosen])
-
-
 def score_table():
     """Return the score table as it was printed when it was made; nothing if it is not of the newest scores."""
     table = Path(rules.tables.log[0])

@@ -42,11 +42,13 @@ rule overlap:
     params:
         masks=overlap_masks,
         directions=",".join(DIRECTIONS),
+        permutations=CONFIG.report.permutations,
     shell:
         """
         python -m neuron_specialization overlap \
             --masks {params.masks:q} \
             --directions {params.directions:q} \
+            --permutations {params.permutations:q} \
             --output {output.overlap:q} \
             >{log:q} 2>&1
         """

@@ -140,12 +140,15 @@ rule evaluation_tables:
         summary=rules.tables.output.summary,
         comparisons=comparison_files(),
     output:
-        report(
-            multiext(f"{RESULTS}/tables/evaluation", ".csv", ".json", ".md", ".tex"),
+        csv=report(
+            f"{RESULTS}/tables/evaluation.csv",
             caption="../report/evaluation.rst",
             category="Scores",
             labels={"table": "differences and significance"},
         ),
+        json=f"{RESULTS}/tables/evaluation.json",
+        markdown=f"{RESULTS}/tables/evaluation.md",
+        latex=f"{RESULTS}/tables/evaluation.tex",
     log:
         f"{LOGS}/evaluation.log",
     localrule: True
@@ -305,7 +308,7 @@ rule activity_figures:
 rule page:
     """Write the report page ({output.page})."""
     input:
-        tables=rules.evaluation_tables.output,
+        tables=rules.evaluation_tables.output.json,
         training=training_tables(),
         figures=all_figures(),
         overlaps=mask_overlaps(),
@@ -326,13 +329,11 @@ rule page:
     params:
         results=RESULTS,
         config=page_config(),
-        command=page_command(),
     shell:
         """
         python -m neuron_specialization report \
             --results {params.results:q} \
             --config {params.config:q} \
-            --command {params.command:q} \
             --output {output.page:q} \
             >{log:q} 2>&1
         """

@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from neuron_specialization.activations import Counts, write_activations
+from neuron_specialization.activity_plots import selectivity
 from neuron_specialization.cli import main
 from neuron_specialization.errors import MaskError, TrainingError
 from neuron_specialization.mask_plots import layer_label, plot_masks
 from neuron_specialization.masks import LayerMasks
 from neuron_specialization.overlap import overlap
 from neuron_specialization.plots import plot_training, read_runs
+from neuron_specialization.score_plots import SweepPoint, plot_deltas, plot_sweep
+from neuron_specialization.structure_plots import plot_clusters, plot_sharing
+from neuron_specialization.tables import DirectionGroup
+from tests.unit.test_report_scores import DIRECTIONS, comparison
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -145,3 +151,57 @@ def test_command(training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(capsys.readouterr().out.splitlines()) == len(list(output.iterdir())) == 12
     with pytest.raises(SystemExit):
         main(["figures", "--output", str(output)])
+
+
+def test_selectivity_is_the_variance_between_branches() -> None:
+    branches = ["Germanic", "Germanic", "Slavic", "Slavic"]
+    rates = np.array([[1, 1, 0.5], [1, 0, 0.5], [0, 1, 0.5], [0, 0, 0.5]], dtype=float)
+    # of one branch only; the same in both branches; everywhere the same
+    assert selectivity(rates, branches) == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_activity_figures(tmp_path: Path) -> None:
+    content = selection(["de", "sv", "es", "fr"], 1)
+    counts = tmp_path / "activations"
+    generator = np.random.default_rng(1)
+    for direction in content["directions"]:
+        layers = {name: generator.integers(0, 50, 16) for name in content["neurons"]}
+        facts = Counts(layers=layers, positions={"encoder": 50, "decoder": 50}, sentences=5, skipped=0)
+        write_activations(counts / f"{direction}.safetensors", facts, {"direction": direction})
+    path = tmp_path / "k95" / "overlap.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content), encoding="utf-8")
+    output = tmp_path / "figures"
+    main(["figures", "--activity", str(path), "--activations", str(counts), "--output", str(output)])
+    assert {file.name for file in output.iterdir()} == {
+        f"{name}-k95.{suffix}" for name in ("activity", "neurons") for suffix in ("svg", "png")
+    }
+    activity, neurons = (texts_of(output / f"{name}-k95.svg") for name in ("activity", "neurons"))
+    assert {"encoder, n = 8 directions", "decoder, n = 8 directions", "e1", "d1"} <= set(activity)
+    # the directions, ordered by branch, as they are in the data
+    assert [text for text in neurons if text.startswith("en-")] == ["en-de", "en-sv", "en-es", "en-fr"]
+    assert "en→X: 24 of 32 neurons" in neurons
+
+
+def test_figures_of_score_differences(tmp_path: Path) -> None:
+    groups = [DirectionGroup(name, group, "high", "Germanic") for name, (group, _) in DIRECTIONS.items()]
+    (svg, _) = plot_deltas(comparison(0.5, 0.01), groups, tmp_path)
+    texts = texts_of(svg)
+    assert svg.name == "deltas-heldout-ns-continued.svg"
+    assert {"high  en-de", "high  de-en", "mean en→X", "mean all", "Δ BLEU: ns − continued"} <= set(texts)
+    assert any("500 segments a direction" in text for text in texts)
+    content = selection(["de", "sv", "es"], 1)
+    points = [SweepPoint(f"k{k}", k, content, [comparison(k / 100, 0.1)]) for k in (95, 70)]
+    texts = texts_of(plot_sweep(points, tmp_path)[0])
+    assert {"70", "95", "encoder", "decoder", "k, % of the activity", "BLEU", "en→X within"} <= set(texts)
+
+
+def test_clusters_and_sharing_name_what_the_data_name(tmp_path: Path) -> None:
+    content = selection(["de", "sv", "es", "fr"], 1)
+    clusters, sharing = (
+        texts_of(draw(content, "k95", tmp_path)[0]) for draw in (plot_clusters, plot_sharing)
+    )
+    assert sorted(text for text in clusters if len(text) == 2) == sorted(["de", "sv", "es", "fr"] * 4)
+    rand = content["groups"]["en→X"]["structure"]["clusterings"]["encoder"]["adjusted_rand"]
+    assert any(f"adjusted Rand {rand:.2f}".replace("-", "−") in text for text in clusters)
+    assert {"all", "several branches", "one branch", "one direction", "none"} <= set(sharing)

@@ -16,7 +16,12 @@ from tests.workflow.runner import Workflow
 R = "results/smoke"
 DIRECTIONS = 4
 SYSTEMS = 3
-END = {"tables": 1, "all": 1}
+END = {"tables": 1, "evaluation_tables": 1, "page": 1, "all": 1}
+# comparisons (ns and continued with each other and with the baseline), and the figure of ns against continued
+COMPARED = {"compare": 3, "difference_figure": 1}
+OF_ONE_SYSTEM = {"compare": 2, "difference_figure": 1}
+# what is made of the logs of trainings
+LOGGED = {"training_figure": 1, "costs": 1, "perplexity": 1}
 
 
 def test_a_second_run_does_nothing(finished: Workflow) -> None:
@@ -51,14 +56,14 @@ def test_touching_a_large_file_trains_and_translates_nothing(finished: Workflow,
     assert paths
     for path in paths:
         path.touch()
-    assert not set(finished.plan().jobs) - {"training_figure", "all"}
+    assert not set(finished.plan().jobs) - {*LOGGED, "page", "all"}
 
 
 def edited_checkout(folder: Path) -> Path:
     """A copy of the workflow's own files."""
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(REPOSITORY / name, folder)
-    for name in ("rules", "profiles", "envs", "configs"):
+    for name in ("rules", "profiles", "envs", "configs", "report"):
         shutil.copytree(REPOSITORY / name, folder / name)
     return folder
 
@@ -95,44 +100,65 @@ def test_machine_matters_run_nothing(finished: Workflow, arguments: tuple[str, .
 # what is changed in the configuration → the jobs that run again
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "mirror": ({"mirror": "/mnt/mirror"}, {}),
-    "interval": ({"scoring": {"bootstrap_samples": 50}}, {"score": SYSTEMS * DIRECTIONS, **END}),
+    "interval": ({"scoring": {"bootstrap_samples": 50}}, {"score": SYSTEMS * DIRECTIONS, **COMPARED, **END}),
     "beam": (
         {"translation": {"beam": 4}},
-        {"translate": SYSTEMS * DIRECTIONS, "score": SYSTEMS * DIRECTIONS, **END},
+        {"translate": SYSTEMS * DIRECTIONS, "score": SYSTEMS * DIRECTIONS, **COMPARED, **END},
     ),
     "k": (
         {"masks": {"k95": {"k": 90}}},
         {
-            **{"masks": 1, "overlap": 1, "mask_figures": 1, "train_specialised": 1, "export_masked": 1},
-            **{"training_figure": 1, "translate": DIRECTIONS, "score": DIRECTIONS, **END},
+            **{
+                "masks": 1,
+                "overlap": 1,
+                "mask_figures": 1,
+                "activity_figures": 1,
+                "train_specialised": 1,
+                "export_masked": 1,
+            },
+            **{**LOGGED, "translate": DIRECTIONS, "score": DIRECTIONS, **OF_ONE_SYSTEM, **END},
         },
     ),
     "learning rate of one system": (
         {"systems": {"continued": {"training": {"lr": 2e-3}}}},
         {
-            **{"train_specialised": 1, "export_dense": 1, "training_figure": 1},
-            **{"translate": DIRECTIONS, "score": DIRECTIONS, **END},
+            **{"train_specialised": 1, "export_dense": 1, **LOGGED},
+            **{"translate": DIRECTIONS, "score": DIRECTIONS, **OF_ONE_SYSTEM, **END},
         },
     ),
     "learning rate of all specialised systems": (
         {"finetuning": {"lr": 2e-3}},
         {
-            **{"train_specialised": 2, "export_dense": 1, "export_masked": 1, "training_figure": 1},
-            **{"translate": 2 * DIRECTIONS, "score": 2 * DIRECTIONS, **END},
+            **{"train_specialised": 2, "export_dense": 1, "export_masked": 1, **LOGGED},
+            **{"translate": 2 * DIRECTIONS, "score": 2 * DIRECTIONS, **COMPARED, **END},
         },
     ),
     "activations": (
         {"activations": {"count_padding": True}},
         {
-            **{"activations": 1, "masks": 1, "overlap": 1, "mask_figures": 1, "train_specialised": 1},
-            **{"export_masked": 1, "training_figure": 1, "translate": DIRECTIONS, "score": DIRECTIONS, **END},
+            **{
+                "activations": 1,
+                "masks": 1,
+                "overlap": 1,
+                "mask_figures": 1,
+                "activity_figures": 1,
+                "train_specialised": 1,
+            },
+            **{
+                "export_masked": 1,
+                **LOGGED,
+                "translate": DIRECTIONS,
+                "score": DIRECTIONS,
+                **OF_ONE_SYSTEM,
+                **END,
+            },
         },
     ),
     "another system": (
         {"systems": {"longer": {"from": "baseline", "training": {"max_updates": 30}}}},
         {
-            **{"train_specialised": 1, "export_dense": 1, "training_figure": 1},
-            **{"translate": DIRECTIONS, "score": DIRECTIONS, **END},
+            **{"train_specialised": 1, "export_dense": 1, **LOGGED},
+            **{"translate": DIRECTIONS, "score": DIRECTIONS, **OF_ONE_SYSTEM, **END},
         },
     ),
 }

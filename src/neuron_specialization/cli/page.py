@@ -23,6 +23,7 @@ from neuron_specialization.files import atomic_text
     "--command",
     default="snakemake --cores all",
     show_default=True,
+    envvar="NEURON_SPECIALIZATION_COMMAND",
     help="How the workflow is run, for the commands on the page.",
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="HTML file.")

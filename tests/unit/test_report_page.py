@@ -1,0 +1,177 @@
+"""The report page: complete, self-contained, and drawn without a complaint in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuron_specialization.cli import main
+from neuron_specialization.config import parse_config
+from neuron_specialization.errors import NeuronSpecializationError
+from neuron_specialization.files import sha256_of, write_json
+from neuron_specialization.mask_plots import plot_masks
+from neuron_specialization.masks import LayerMasks
+from neuron_specialization.overlap import overlap
+from neuron_specialization.reporting.page import build_page
+from neuron_specialization.reporting.svg import inline
+from neuron_specialization.score_plots import plot_deltas
+from neuron_specialization.tables import DirectionGroup
+from tests.fakes.browser import Browser, browser_path
+from tests.unit.test_report_scores import DIRECTIONS, comparison, write_tables
+
+CONFIG = {
+    "experiment": "page",
+    "languages": ["en", "de"],
+    "systems": {
+        "baseline": {},
+        "continued": {"from": "baseline"},
+        "ns": {"from": "baseline", "masks": "k95"},
+    },
+}
+# what a page must not be harmed by
+HOSTILE = '<script>document.title="x"</script> & "Licence"'
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of an experiment with the files that a page is made of."""
+    folder = tmp_path_factory.mktemp("results") / "page"
+    write_tables(folder / "tables")
+    write_json(folder / "comparisons/heldout/ns-continued.json", comparison().as_json())
+    generator = np.random.default_rng(0)
+    names = ["en-de", "en-sv", "en-es", "en-fr"]
+    masks = {name: LayerMasks({"encoder.layers.0": generator.random(8) < 0.5}, {}) for name in names}
+    write_json(folder / "masks/k95/overlap.json", overlap(masks, "en"))
+    plot_masks(overlap(masks, "en"), "k95", folder / "figures")
+    groups = [DirectionGroup(name, group, "high", "Germanic") for name, (group, _) in DIRECTIONS.items()]
+    plot_deltas(comparison(), groups, folder / "figures")
+    write_json(
+        folder / "corpus/manifest.json",
+        {
+            "source": "local",
+            "licence": HOSTILE,
+            "pairs": ["de-en"],
+            "extracted": {"de-en": 1234},
+            "dropped": {"de-en": {"empty": 1, "duplicate": 2}},
+            "splits": {"train": {"de-en": {"segments": 1000, "words": {"de": 10, "en": 11}}}},
+        },
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(results: Path) -> Path:
+    path = results / "report.html"
+    path.write_text(build_page(results, parse_config(CONFIG), "snakemake --cores 1"), encoding="utf-8")
+    return path
+
+
+def test_it_opens_with_the_answer(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.index("Yes: ns is better than continued by BLEU.") < text.index("<table")
+    assert "trained once" in text
+    assert "Do the masks k95 follow language families?" in text
+
+
+def test_it_says_where_everything_comes_from(page: Path, results: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in ("tables/scores.csv", "masks/k95/overlap.json", "figures/overlap-k95.svg"):
+        assert f">{name}<" in text and sha256_of(results / name) in text
+    assert f"snakemake --cores 1 --force {results}/figures/similarity-k95.svg" in text
+    assert "experiment: page" in text  # the configuration
+    assert "sacrebleu" in text and "1,234" in text
+
+
+def test_text_from_files_is_text(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    assert "&lt;script&gt;document.title" in text
+    assert text.count("<script>") == 1
+
+
+def test_it_asks_for_nothing(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
+    identifiers = re.findall(r'\bid="([^"]+)"', text)
+    assert len(identifiers) == len(set(identifiers))
+    assert all(target in identifiers for target in re.findall(r'href="#([^"]+)"', text))
+
+
+def test_figures_have_texts_for_who_cannot_see(page: Path) -> None:
+    drawn = re.findall(r"<svg\b[^>]*>", page.read_text(encoding="utf-8"))
+    assert len(drawn) == 4
+    assert all(re.search(r'role="img" aria-label="[^"]{20,}"', tag) for tag in drawn)
+
+
+def test_command(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "report.html"
+    main(["report", "--results", str(results), "--config", json.dumps(CONFIG), "--output", str(output)])
+    assert (
+        output.read_text(encoding="utf-8").startswith("<!doctype html>")
+        and "written" in capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit):
+        main(["report", "--results", str(results), "--config", "{broken", "--output", str(output)])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "<p>no</p>",
+        '<svg viewBox="0 0 1 1"><script>1</script></svg>',
+        '<svg viewBox="0 0 1 1"><a href="https://x.org"/></svg>',
+        "<svg></svg>",
+    ],
+)
+def test_only_harmless_svg_is_taken(content: str, tmp_path: Path) -> None:
+    (tmp_path / "figure.svg").write_text(content, encoding="utf-8")
+    with pytest.raises(NeuronSpecializationError, match="SVG"):
+        inline(tmp_path / "figure.svg", "x")
+
+
+def test_in_a_browser(page: Path) -> None:
+    program = browser_path()
+    if program is None:
+        pytest.skip("no Chromium or Chrome is installed here")
+    with Browser(program) as browser:
+        for width, dark in ((1280, False), (390, True)):
+            browser.open(page, width, dark=dark)
+            assert browser.complaints() == []
+            assert browser.requests() == []
+            # the page itself never scrolls sideways; tables and figures do so in their own frames
+            assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+            boxes = browser.run(
+                "[...document.querySelectorAll('.plot svg')].map((s) => {"
+                " const b = s.getBoundingClientRect(); return [b.width, b.height, s.querySelectorAll('path, image, text').length]; })"
+            )
+            assert len(boxes) == 4
+            assert all(width > 300 and height > 100 and parts > 5 for width, height, parts in boxes)
+            assert browser.run("[...document.images].every((image) => image.complete)")
+        _check_sorting(browser)
+        assert browser.complaints() == []
+
+
+def _check_sorting(browser: Browser) -> None:
+    """The second table's score column: keyboard, aria-sort, and back to the order as written."""
+    column = "[...document.querySelectorAll('table')][1]"
+    state = f"{column}.tHead.rows[0].cells[3].getAttribute('aria-sort')"
+    names = f"[...{column}.tBodies[0].rows].map((row) => row.cells[0].textContent)"
+    assert (browser.run(state), browser.run(names)) == ("none", ["en-de", "de-en"])
+    browser.run(f"{column}.tHead.rows[0].cells[3].querySelector('button').focus()")
+    for expected, order in (
+        ("descending", ["de-en", "en-de"]),
+        ("ascending", ["en-de", "de-en"]),
+        ("none", ["en-de", "de-en"]),
+    ):
+        for kind in ("keyDown", "keyUp"):
+            browser.send(
+                "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
+                windowsVirtualKeyCode=13,
+            )  # fmt: skip
+        assert (browser.run(state), browser.run(names)) == (expected, order)
