@@ -137,6 +137,18 @@ def machine(threads: int | None = None) -> dict[str, Any]:
     }
 
 
+def command_line(given: Sequence[str]) -> str:
+    """The command to repeat a measurement; without the place of the demonstration, which differs."""
+    shown_words = [f"benchmarks/{Path(given[0]).name}"]
+    words = iter(given[1:])
+    for word in words:
+        if word == "--demo":
+            next(words, None)
+        else:
+            shown_words.append(word)
+    return " ".join(["python", *shown_words])
+
+
 def write_result(
     name: str,
     rows: Sequence[Row],
@@ -149,7 +161,7 @@ def write_result(
     RESULTS.mkdir(parents=True, exist_ok=True)
     document = {
         "name": name,
-        "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line(sys.argv),
         "rows": [asdict(row) for row in rows],
         "details": dict(details),
         "samples": {

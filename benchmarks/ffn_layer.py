@@ -17,7 +17,9 @@ TOKENS, LENGTH, DIRECTIONS = 4096, 32, 8
 
 
 def main() -> None:
-    options = common.arguments(__doc__).parse_args()
+    parser = common.arguments(__doc__)
+    parser.add_argument("--repeats", type=int, default=10, help="of the smaller size; a fifth of the larger")
+    options = parser.parse_args()
     common.as_trainer(options.threads)
     import torch
 
@@ -31,7 +33,7 @@ def main() -> None:
     details: dict[str, Any] = {"tokens": TOKENS, "directions of a mixed batch": DIRECTIONS}
     samples: dict[str, list[common.Sample]] = {}
     for size, (d, d_ff) in SIZES.items():
-        repeats = 20 if d == 128 else 2
+        repeats = options.repeats if d == 128 else -(-options.repeats // 5)
         x = torch.randn(TOKENS // LENGTH, LENGTH, d, requires_grad=True)
         shapes = ((d_ff, d), (d_ff,), (d, d_ff), (d,))
         weights = [(0.05 * torch.randn(*shape)).requires_grad_() for shape in shapes]
@@ -70,7 +72,7 @@ def main() -> None:
             ways = {name: lambda f=form, r=repeated: r(f) for name, form in forms.items()}
             for way in ways.values():
                 way()
-            found = common.interleave(ways, max(options.rounds, 5))
+            found = common.interleave(ways, options.rounds)
             cpu = {name: [sample.cpu for sample in taken] for name, taken in found.items()}
             fused = common.ratio(cpu["fused"], cpu["weight mask"])
             gathered = common.ratio(cpu["gather"], cpu["weight mask"])

@@ -45,6 +45,11 @@ def test_a_command_is_timed_with_its_children() -> None:
         common.timed_command([sys.executable, "-c", "raise SystemExit(3)"])
 
 
+def test_the_command_names_no_place_of_this_machine() -> None:
+    given = ["/somewhere/benchmarks/memory.py", "--demo", "/elsewhere/demo", "--steps", "4"]
+    assert common.command_line(given) == "python benchmarks/memory.py --steps 4"
+
+
 def test_results_become_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     rows = [
