@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from neuron_specialization.config import load_config
+from neuron_specialization.config import load_config, systems_by_run
 from tests.conftest import REPOSITORY
 from tests.workflow.runner import Result, Workflow
 
@@ -39,9 +39,10 @@ def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     plan = Workflow(tmp_path, config=REPOSITORY / name).plan()
     seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     assert plan.status == 0, plan.output
-    scores = len(config.systems) * len(config.all_directions()) * len(config.testsets)
+    runs = systems_by_run(config).values()
+    scores = len(runs) * len(config.scored_directions()) * len(config.testsets)
     assert plan.jobs["translate"] == plan.jobs["score"] == scores
-    trained = [system for system in config.systems.values() if system.checkpoint is None]
+    trained = [system for system in runs if system.checkpoint is None]
     assert plan.jobs["train_baseline"] == sum(system.init is None for system in trained)
     assert plan.jobs["train_specialised"] == sum(system.init is not None for system in trained)
     assert plan.jobs["tables"] == 1

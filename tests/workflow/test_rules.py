@@ -20,10 +20,11 @@ from tests.conftest import REPOSITORY
 FIELD = re.compile(r"\{(?P<name>[a-z_.]+)(?P<quoted>:q)?\}")
 LONG = {
     *("corpus", "vocabulary", "binarize", "train_baseline", "train_specialised", "activations"),
+    "magnitude_finetune",
     *("export_dense", "export_masked", "export_zero_shot", "translate", "comet"),
     *("take_over_model", "take_over_data_bin"),
 }
-TRAININGS = {"train_baseline", "train_specialised"}
+TRAININGS = {"train_baseline", "train_specialised", "magnitude_finetune"}
 
 
 @cache
@@ -114,12 +115,25 @@ def test_the_only_gpu_resource_is_gpu() -> None:
 def test_downloads_and_tables_stay_on_the_login_node() -> None:
     # compute nodes often have no network, and a queue's wait is longer than these jobs
     local = {rule["name"] for rule in commands() if rule["local"]}
-    assert local == {"fetch", "tables", "costs", "perplexity", "training_figure", "mask_figures"}
+    assert local == {
+        "fetch",
+        "tables",
+        "costs",
+        "perplexity",
+        "training_figure",
+        "mask_figures",
+        "perplexity_figure",
+        "evaluation_tables",
+        "difference_figure",
+        "sweep_figure",
+        "activity_figures",
+        "page",
+    }
 
 
 def test_trainings_declare_what_they_need() -> None:
     trainings = [rule for rule in commands() if rule["name"] in TRAININGS]
-    assert len(trainings) == 2
+    assert len(trainings) == 3
     assert not failing(trainings, lambda rule: not {"gpu", "mem_mb", "runtime"} <= set(rule["resources"]))
     # what the scheduler granted, never what a configuration says
     assert not failing(trainings, lambda rule: "--gpus {resources.gpu:q}" not in rule["command"])
@@ -135,7 +149,9 @@ def test_no_checkpoint_folder_is_an_output() -> None:
 def test_command(rule: dict[str, Any]) -> None:
     lines = written(rule)
     head = re.fullmatch(
-        r"python -m neuron_specialization (?P<command>[a-z-]+)(?: \{params\.name:q\})?", lines[0]
+        r"python -m neuron_specialization (?P<command>[a-z-]+)"
+        r"(?: \{params\.name:q\}| \{wildcards\.system:q\} \{wildcards\.control:q\})?",
+        lines[0],
     )
     assert head and head["command"] in COMMANDS, lines[0]
     command = cli.get_command(None, head["command"])  # type: ignore[arg-type]
