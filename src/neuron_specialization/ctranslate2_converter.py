@@ -7,7 +7,9 @@ it is. Its stock converter does not: it builds fairseq's architecture from the a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +81,8 @@ def convert(
         CheckpointError: a parameter is missing, or the dictionary has another size than the model.
         TranslationError: unknown quantisation, or CTranslate2 refuses the model.
     """
-    from ctranslate2.converters.converter import Converter
+    with _without_torch(needed=quantization.endswith("bfloat16")):
+        from ctranslate2.converters.converter import Converter
 
     if quantization not in QUANTIZATIONS:
         raise TranslationError(
@@ -150,6 +153,22 @@ def build_specification(
     specification.config.decoder_start_token = "</s>"
     specification.config.add_source_eos = True
     return specification
+
+
+@contextmanager
+def _without_torch(*, needed: bool) -> Iterator[None]:
+    """Keep CTranslate2's converter from importing torch: it takes seconds, and serves bfloat16 alone.
+
+    It does without where torch is not installed; here it is told so for as long as its modules are imported.
+    """
+    if needed or "torch" in sys.modules or "ctranslate2.specs.model_spec" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def arrays_of(parameters: Mapping[str, Tensor]) -> dict[str, Array]:

@@ -84,7 +84,7 @@ def serve(
         import uvicorn
 
         from neuron_specialization.serve.app import create_app
-        from neuron_specialization.serve.directions import describe_directions
+        from neuron_specialization.serve.directions import describe_directions, model_name
         from neuron_specialization.serve.limits import Limits
     except ModuleNotFoundError as error:
         raise TranslationError(
@@ -98,7 +98,7 @@ def serve(
         queue=queue,
         per_client=per_client,
     )
-    app = create_app(translator, describe_directions(model), name=model.resolve().name, limits=limits)
+    app = create_app(translator, describe_directions(model), name=model_name(model), limits=limits)
     listener = _listen(host, port)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=stop_seconds)
     # uvicorn stops on these by itself and raises them again afterwards: a stop asked for is no failure

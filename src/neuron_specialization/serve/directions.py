@@ -35,6 +35,15 @@ def describe_directions(path: str | Path) -> dict[str, dict[str, Any]]:
     return described
 
 
+def model_name(path: str | Path) -> str:
+    """What the model is called: its system, or else its folder."""
+    if Bundle.is_one(path):
+        facts = Bundle(path).facts
+    else:
+        facts = read_provenance(next(iter(find_models(path).values())))
+    return str(facts.get("system") or Path(path).resolve().name)
+
+
 def _describe(name: str, model: Mapping[str, Any], widths: Mapping[str, int] | None) -> dict[str, Any]:
     source, target = name.split("-")
     mask = model.get("mask")

@@ -79,7 +79,7 @@ class Gate:
             raise RefusedError(
                 429, "too_many_requests", f"{self._clients[client]} requests of yours are being answered"
             )
-        if self.waiting >= self._limits.queue and self.active >= self._limits.concurrency:
+        if self.active + self.waiting >= self._limits.concurrency + self._limits.queue:
             raise RefusedError(503, "busy", f"the service is busy: {self.waiting} requests are waiting")
         self._clients[client] += 1
         try:
