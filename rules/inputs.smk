@@ -320,6 +320,41 @@ def export_folder(wildcards):
     return f"{RESULTS}/models/{wildcards.system}"
 
 
+def export_manifest(wildcards):
+    """Return the corpus's manifest, for the model cards; none for text that comes binarised."""
+    # its licence and citation are read; that a file of the same text is newer means nothing
+    return [] if CONFIG.corpus.source == "data-bin" else ancient(f"{RESULTS}/corpus/manifest.json")
+
+
+def export_manifest_flag(wildcards, input):
+    """Return the flag that names it."""
+    return ["--manifest", str(input.manifest)] if input.manifest else []
+
+
+def bundle_zero_shot(wildcards):
+    """Return the masks of a specialised system's zero-shot directions; a dense model needs none."""
+    return zero_shot_masks(wildcards) if RUNS[wildcards.system].masks else []
+
+
+def bundle_directions(wildcards):
+    """Return what a bundle is for: what was trained, and under masks of their own also zero-shot directions."""
+    return ",".join(SCORED if RUNS[wildcards.system].masks else DIRECTIONS)
+
+
+def bundle_scores(wildcards):
+    """Return a system's scores, for the bundle's card."""
+    return [
+        f"{RESULTS}/scores/{wildcards.system}/{testset}/{direction}.json"
+        for testset in TESTSETS
+        for direction in SCORED
+    ]
+
+
+def bundle_score_folder(wildcards):
+    """Return the folder of a system's scores."""
+    return f"{RESULTS}/scores/{wildcards.system}"
+
+
 def export_format(wildcards):
     """Return the flag for models of text that comes segmented by a model we do not have; none by default."""
     segmented = CONFIG.corpus.source == "data-bin" and not CONFIG.corpus.segmentation
@@ -545,7 +580,7 @@ def selection_counts(wildcards):
 
 def all_figures():
     """Return every figure of the experiment."""
-    names = ["training"] if TRAINED else []
+    names = ["training", "perplexity"] if TRAINED else []
     names += [f"overlap-{selection}" for selection in SELECTIONS]
     names += [f"activity-{selection}" for selection in BY_ACTIVITY]
     for testset in TESTSETS:

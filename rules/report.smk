@@ -90,6 +90,35 @@ rule training_figure:
         """
 
 
+rule perplexity_figure:
+    """Draw the perplexity of every direction over the training of {params.systems}."""
+    input:
+        perplexity=rules.perplexity.output.perplexity,
+    output:
+        figure=report(
+            f"{RESULTS}/figures/perplexity.svg",
+            caption="../report/perplexity.rst",
+            category="Training",
+            labels={"figure": "perplexity by direction"},
+        ),
+        bitmap=f"{RESULTS}/figures/perplexity.png",
+    log:
+        f"{LOGS}/figures/perplexity.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        systems=",".join(TRAINED),
+        folder=folder_of,
+    shell:
+        """
+        python -m neuron_specialization figures \
+            --perplexity {input.perplexity:q} \
+            --output {params.folder:q} \
+            >{log:q} 2>&1
+        """
+
+
 rule compare:
     """Test {wildcards.system} against {wildcards.control} on {wildcards.testset}."""
     input:

@@ -82,7 +82,8 @@ def _forest_rows(
     for group, of_group in groupby(present, key=lambda name: where[name].group):
         if rows:
             rows.append(None)
-        rows += sorted(of_group, key=lambda name: tiers.index(where[name].tier))
+        ordered: list[str] = sorted(of_group, key=lambda name: tiers.index(where[name].tier))
+        rows += ordered
         rows += [item for item in sets if item == (group, ALL, ALL)]
     overall = [item for item in sets if item[0] == ALL]
     if overall:

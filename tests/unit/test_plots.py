@@ -205,3 +205,17 @@ def test_clusters_and_sharing_name_what_the_data_name(tmp_path: Path) -> None:
     rand = content["groups"]["en→X"]["structure"]["clusterings"]["encoder"]["adjusted_rand"]
     assert any(f"adjusted Rand {rand:.2f}".replace("-", "−") in text for text in clusters)
     assert {"all", "several branches", "one branch", "one direction", "none"} <= set(sharing)
+
+
+def test_perplexity_by_direction(tmp_path: Path) -> None:
+    table = tmp_path / "perplexity.csv"
+    lines = ["system,seed,direction,group,tier,branch,update,nll,perplexity,published"]
+    for system, seed, nll in (("baseline", 222, 3.0), ("ns", 222, 2.0), ("ns", 223, 4.0)):
+        for name, (group, _) in DIRECTIONS.items():
+            lines += [f"{system},{seed},{name},{group},high,Germanic,{u},{nll},{2**nll},1" for u in (10, 20)]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    main(["figures", "--perplexity", str(table), "--output", str(tmp_path)])
+    assert {"en-de", "de-en", "baseline", "ns"} <= set(texts_of(tmp_path / "perplexity.svg"))
+    table.write_text(lines[0] + "\n", encoding="utf-8")
+    main(["figures", "--perplexity", str(table), "--output", str(tmp_path)])
+    assert any("no loss by direction" in text for text in texts_of(tmp_path / "perplexity.svg"))

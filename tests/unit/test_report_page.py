@@ -148,7 +148,8 @@ def test_in_a_browser(page: Path) -> None:
             assert browser.run("document.documentElement.scrollWidth <= innerWidth")
             boxes = browser.run(
                 "[...document.querySelectorAll('.plot svg')].map((s) => {"
-                " const b = s.getBoundingClientRect(); return [b.width, b.height, s.querySelectorAll('path, image, text').length]; })"
+                " const b = s.getBoundingClientRect();"
+                " return [b.width, b.height, s.querySelectorAll('path, image, text').length]; })"
             )
             assert len(boxes) == 4
             assert all(width > 300 and height > 100 and parts > 5 for width, height, parts in boxes)

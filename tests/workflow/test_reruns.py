@@ -21,7 +21,7 @@ END = {"tables": 1, "evaluation_tables": 1, "page": 1, "all": 1}
 COMPARED = {"compare": 3, "difference_figure": 1}
 OF_ONE_SYSTEM = {"compare": 2, "difference_figure": 1}
 # what is made of the logs of trainings
-LOGGED = {"training_figure": 1, "costs": 1, "perplexity": 1}
+LOGGED = {"training_figure": 1, "costs": 1, "perplexity": 1, "perplexity_figure": 1}
 
 
 def test_a_second_run_does_nothing(finished: Workflow) -> None:

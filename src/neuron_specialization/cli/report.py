@@ -134,6 +134,9 @@ def tables(
     "--sweep",
     help='Scores against k: [{"system": …, "k": …, "overlap": FILE, "comparisons": [FILE, …]}, …].',
 )
+@click.option(
+    "--perplexity", type=click.Path(path_type=Path), help="perplexity.csv: by direction, over training."
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures.")
 def figures(
     training: Path | None,
@@ -144,11 +147,14 @@ def figures(
     comparisons: tuple[Path, ...],
     groups: str | None,
     sweep: str | None,
+    perplexity: Path | None,
     output: Path,
 ) -> None:
     """Draw training curves, mask analyses and score differences, each as SVG and PNG."""
-    if not (training or overlaps or activity or comparisons or sweep):
-        raise click.UsageError("give --training, --overlap, --activity, --comparison or --sweep")
+    if not (training or overlaps or activity or comparisons or sweep or perplexity):
+        raise click.UsageError(
+            "give --training, --overlap, --activity, --comparison, --sweep or --perplexity"
+        )
     if (activity is None) != (activations is None):
         raise click.UsageError("--activity and --activations go together")
     if comparisons and groups is None:
@@ -177,6 +183,10 @@ def figures(
         from neuron_specialization.score_plots import plot_sweep
 
         written += plot_sweep(_sweep_points(sweep), output)
+    if perplexity is not None:
+        from neuron_specialization.perplexity_plots import plot_perplexity
+
+        written += plot_perplexity(perplexity, output)
     for path in written:
         click.echo(path)
 

@@ -197,7 +197,11 @@ def _training(page: _Page) -> Section:
         "continued "
         "training starts at the update and loss of the model it goes on from.",
     )
-    figures += page.figure("perplexity", "Perplexity by direction", "On the validation text, over training.")
+    figures += page.figure(
+        "perplexity",
+        "Perplexity by direction",
+        "Validation loss (perplexity = 2^loss) against updates, a line a system (mean over seeds).",
+    )
     figures += page.figure(
         "interference", "Interference", "Validation loss of the control less the system's."
     )
