@@ -51,6 +51,12 @@ rule models:
         exports=exported_models(),
 
 
+rule bundle:
+    """Each system as one bundle for all its directions; not part of a plain run."""
+    input:
+        bundles=expand(rules.export_bundle.output.bundle, system=SYSTEMS),
+
+
 onstart:
     announce(
         f"experiment {CONFIG.experiment}: {len(DIRECTIONS)} directions, systems {', '.join(SYSTEMS)}"

@@ -4,8 +4,8 @@
         --text results/demo/corpus/heldout/de-en.de
 
 Starts the service on a free port, sends REQUESTS requests of one line each from CLIENTS connections, each its
-next one when the last is answered, and writes benchmarks/results/serve_load.json. A request that is refused as
-the limits say (429, 503) is counted as refused; any other answer but a translation counts as lost.
+next one when the last is answered, and writes benchmarks/results/serve_load.json. An answer that the limits
+explain (429, 503) is counted as refused; any other answer but a translation counts as lost.
 """
 
 from __future__ import annotations

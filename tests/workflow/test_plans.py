@@ -69,6 +69,7 @@ def test_one_pair_of_one_system_from_scratch(demo: Workflow) -> None:
     [
         ("data", "binarize", {"train_baseline", "export_dense", "score"}),
         ("models", "export_masked", {"translate", "score", "tables"}),
+        ("bundle", "bundle", {"tables", "page"}),
     ],
 )
 def test_named_targets(demo: Workflow, target: str, last: str, never: set[str]) -> None:
