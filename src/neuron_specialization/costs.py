@@ -238,11 +238,15 @@ def notes(costs: Sequence[Cost]) -> list[str]:
     specialised = [cost for cost in costs if cost.init]
     if len(specialised) > 1:
         updates = sorted({cost.updates for cost in specialised})
-        tokens = [cost.tokens for cost in specialised if cost.tokens]
+        by_seed: dict[int | None, list[int]] = {}
+        for cost in specialised:
+            by_seed.setdefault(cost.seed, []).append(cost.tokens or 0)
         equal = f"{updates[0]:,}" if len(updates) == 1 else f"**{updates[0]:,} to {updates[-1]:,}**"
         line = f"Systems that go on from a baseline made {equal} updates each"
-        if len(tokens) == len(specialised):
-            line += f"; the most target tokens are {max(tokens) / min(tokens) - 1:.1%} above the fewest"
+        if all(min(tokens) > 0 for tokens in by_seed.values()):
+            # systems of one seed are compared; seeds draw different text
+            most = max(max(tokens) / min(tokens) - 1 for tokens in by_seed.values())
+            line += f"; the most target tokens are {most:.1%} above the fewest under a seed"
         lines.append(line + ".")
     lines.append("Costs of a system that goes on from another are its own, on top of the other's.")
     lines.append("Every parameter of the model is trained; masks add one bit a neuron and direction.")
