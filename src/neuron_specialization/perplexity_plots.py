@@ -19,7 +19,7 @@ _COLUMNS = 6
 
 
 def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
-    """Draw validation loss in bits (perplexity = 2^loss) against updates, a panel a direction, a line a system (mean over seeds).
+    """Draw validation loss in bits against updates: a panel a direction, a line a system (mean over seeds).
 
     Args:
         table: ``R/tables/perplexity.csv``.
@@ -72,7 +72,9 @@ def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
     _legend(figure, axes[0, 0], systems)
     figure.supxlabel("updates; loss in bits a target piece, perplexity = 2^loss", fontsize=7.5)
     figure.supylabel("validation loss, bits", fontsize=7.5)
-    described = f"Validation loss in bits a target piece against updates by direction, of {', '.join(systems)}"
+    described = (
+        f"Validation loss in bits a target piece against updates by direction, of {', '.join(systems)}"
+    )
     return save(figure, folder, "perplexity", described)
 
 
