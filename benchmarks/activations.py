@@ -76,9 +76,9 @@ def main() -> None:
 
 def same(parity: Path, reference: Path, direction: str) -> bool:
     """Whether the two files hold the same counts."""
-    from neuron_specialization.layer_tensors import read_layers
+    from neuron_specialization.activations import read_activations
 
-    layers, _ = read_layers(parity / f"{direction}.safetensors")
+    layers, _ = read_activations(parity / f"{direction}.safetensors")
     with np.load(reference / f"{direction}.npz") as counts:
         return set(layers) == set(counts) and all(np.array_equal(layers[n], counts[n]) for n in layers)
 

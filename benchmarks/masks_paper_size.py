@@ -18,10 +18,10 @@ LAYERS, NEURONS, WIDTH, DIRECTIONS = 12, 4096, 1024, 60
 
 REFERENCE = """
 import sys, pathlib, numpy as np, torch
-from neuron_specialization.layer_tensors import read_layers
+from neuron_specialization.activations import read_activations
 for path in sorted(pathlib.Path(sys.argv[1]).glob("*.safetensors"))[: int(sys.argv[3])]:
     masks = {}
-    for name, counts in read_layers(path)[0].items():
+    for name, counts in read_activations(path)[0].items():
         ordered, where = torch.sort(torch.from_numpy(counts.copy()), descending=True)
         kept = int((ordered.cumsum(0) < counts.sum() * 0.95).sum()) + 1
         mask = torch.zeros(len(counts), %d, dtype=torch.bool)

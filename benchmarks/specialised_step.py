@@ -16,7 +16,7 @@ from typing import Any
 import common
 from trainer import batches_of, demo_recipe, make_trainer
 
-LARGE = {"encoder_layers": 6, "decoder_layers": 6, "d_model": 512, "d_ff": 2048, "heads": 8}
+LARGE = {"d_model": 512, "d_ff": 2048, "heads": 8}
 AIMS = {"d128": {"single-direction": 0.95, "mixed": 1.0}, "d512": {"single-direction": 0.85, "mixed": 0.9}}
 
 
@@ -58,11 +58,12 @@ def measure(
     size: str, options: Any, scratch: Path, **training: Any
 ) -> tuple[list[common.Row], dict[str, Any], dict[str, list[common.Sample]]]:
     large = size == "d512"
-    model = LARGE if large else {}
+    layers = {"encoder_layers": options.large_layers, "decoder_layers": options.large_layers}
+    model = LARGE | layers if large else {}
     recipe = demo_recipe(options.demo, model=model, max_tokens=2048 if large else 1024, **training)
     if large:
         recipe = recipe.model_copy(update={"directions": recipe.directions[:4] + recipe.directions[9:13]})
-        masks = random_masks(scratch / "masks", recipe.directions, LARGE, 0.7)
+        masks = random_masks(scratch / "masks", recipe.directions, model, 0.7)
     else:
         masks = options.masks or options.demo / "masks/k95"
     count = options.large_batches if large else options.batches
@@ -113,7 +114,11 @@ def measure(
         details[f"{name}: processor time"], details[f"{name}: wall time"] = found, common.ratio(*wall)
         aim = AIMS[size][batching] if kind == "specialised" else None
         what = "reference's weight mask" if kind == "weight mask" else "specialised step"
-        label = "d 512, ffn 2048, 70 % kept" if large else "d 128, ffn 512, the demo's masks"
+        label = (
+            f"d 512, ffn 2048, {options.large_layers} + {options.large_layers}, 70 % kept"
+            if large
+            else "d 128, ffn 512, the demo's masks"
+        )
         precision = "" if recipe.training.products == "fp32" else ", bfloat16 products"
         rows.append(
             common.Row(
@@ -145,22 +150,25 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, help="folder of masks; default: the demonstration's k95")
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--large-batches", type=int, default=3)
+    parser.add_argument("--large-layers", type=int, default=6, help="of encoder and decoder, at d 512")
     parser.add_argument("--sizes", nargs="+", choices=list(AIMS), default=list(AIMS))
     parser.add_argument("--products", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     options = parser.parse_args()
     common.demo_files(options.demo, "binarized", "training/baseline/model.json")
     common.as_trainer(options.threads)
-    rows: list[common.Row] = []
-    details: dict[str, Any] = {}
-    samples: dict[str, list[common.Sample]] = {}
     for size in options.sizes:
+        rows: list[common.Row] = []
+        details: dict[str, Any] = {}
+        samples: dict[str, list[common.Sample]] = {}
         for products in options.products if size == "d128" else ["fp32"]:
             with tempfile.TemporaryDirectory() as folder:
                 found = measure(size, options, Path(folder), products=products)
             rows += found[0]
             details[f"{size}, {products}"] = found[1]
             samples |= {f"{products}, {name}": taken for name, taken in found[2].items()}
-    common.write_result("specialised_step", rows, details, threads=options.threads, samples=samples)
+        common.write_result(
+            f"specialised_step_{size}", rows, details, threads=options.threads, samples=samples
+        )
 
 
 if __name__ == "__main__":

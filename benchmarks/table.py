@@ -12,7 +12,14 @@ from typing import Any
 from common import RESULTS, ROOT
 
 ORDER = (
-    *("training_throughput", "specialised_step", "ffn_layer", "memory", "data_loading"),
+    *(
+        "training_throughput",
+        "specialised_step_d128",
+        "specialised_step_d512",
+        "ffn_layer",
+        "memory",
+        "data_loading",
+    ),
     *("activations", "masks_paper_size", "published_table", "translation", "startup"),
 )
 HEAD = """# Benchmarks
@@ -60,6 +67,7 @@ def page(results: Path) -> str:
             machines.append(
                 f"- `{name}`: `{result['command']}`; {found['processor']}, {found['cores']} cores{threads},"
                 f" load {found['load_average']} at the end, Python {found['python']}, torch {found['torch']}"
+                f"{'; ' + note if (note := result['details'].get('note')) else ''}"
             )
     return text + "\nMeasured with:\n\n" + "\n".join(machines) + "\n"
 
