@@ -172,3 +172,49 @@ def test_missing_or_foreign_masks_are_refused() -> None:
 def test_uncovered_architecture_runs_on_fairseq_code() -> None:
     model, _ = build([], decoder_normalize_before=False)
     assert model.implementation == "stock"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_dense_mask_trains_as_no_mask(told: bool) -> None:
+    """Five updates with masks of ones, by direction or mixed: the losses of the model without masks."""
+    losses = []
+    for directions in (DIRECTIONS, []):
+        model, dictionary = build(directions)
+        tags = ["de-en"] * 3 if told else ["nl-en", "de-en", "en-de"]
+        source, lengths, previous, target = batch(dictionary, tags)
+        extra = {"direction": 1} if told and directions else {}
+        real = target.ne(dictionary.pad())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        found = []
+        for _ in range(5):
+            logits, _ = model(source, lengths, previous, **extra)
+            loss = -torch.log_softmax(logits, -1)[real].gather(1, target[real][:, None]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss.detach()))
+        losses.append(found)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert losses[0][-1] < losses[0][0]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_autocast_and_activation_dropout_take_the_plain_forms(told: bool) -> None:
+    """Close to full precision under autocast, and gradients for all parameters either way."""
+    model, dictionary = build(DIRECTIONS, activation_dropout=0.5)
+    model.float().set_masks(random_masks(model))
+    source, lengths, previous, target = batch(
+        dictionary, ["de-en"] * 3 if told else ["nl-en", "de-en", "en-de"]
+    )
+    extra = {"direction": 1} if told else {}
+    real = target.ne(dictionary.pad())
+    exact, _ = model.eval()(source, lengths, previous, **extra)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = model(source, lengths, previous, **extra)
+    assert (rounded[real].float() - exact[real]).norm() < 0.05 * exact[real].norm()
+    assert not torch.equal(rounded.float(), exact)
+    rounded[real].float().square().sum().backward()
+    named = dict(model.named_parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in named.values())
+    dropped, _ = model.train()(source, lengths, previous, **extra)
+    assert not torch.allclose(dropped[real], exact[real])
