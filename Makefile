@@ -64,6 +64,9 @@ bench: env  ## measure what docs/benchmarks.md shows, and write it anew; BENCH=f
 	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py; done
 	$(BIN)/python benchmarks/table.py
 
+test-long: env  ## the tests that `make test` leaves out: every mask method and a further seed for real
+	$(BIN)/python -m pytest -m long
+
 lint: env  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
