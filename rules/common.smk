@@ -80,8 +80,11 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 
 # How this workflow is run, for the commands on the report page; no parameter, which would make the page again.
 CONFIG_FILES = [os.path.relpath(file) for file in workflow.configfiles]
-os.environ["NEURON_SPECIALIZATION_COMMAND"] = " ".join(
-    ["snakemake --cores all"] + ([] if CONFIG_FILES == ["config.yaml"] else ["--configfile", *CONFIG_FILES])
+os.environ.update(
+    NEURON_SPECIALIZATION_COMMAND=" ".join(
+        ["snakemake --cores all"]
+        + ([] if CONFIG_FILES == ["config.yaml"] else ["--configfile", *CONFIG_FILES])
+    )
 )
 
 

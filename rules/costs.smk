@@ -18,7 +18,7 @@ rule costs:
     params:
         systems=",".join(TRAINED),
         training=training_folder,
-        masks=f"{RESULTS}/masks",
+        masks=masks_folder,
         benchmarks=f"{BENCHMARKS}/train",
         runs=runs_of(TRAINED),
         seed=CONFIG.seed,

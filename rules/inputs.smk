@@ -488,6 +488,16 @@ def score_folders(wildcards):
     return [part for folder in folders for part in ("--scores", f"{RESULTS}/{folder}")]
 
 
+def results_folder(wildcards):
+    """Return the folder of the experiment."""
+    return RESULTS
+
+
+def masks_folder(wildcards):
+    """Return the folder of all selections' masks."""
+    return f"{RESULTS}/masks"
+
+
 def training_folder(wildcards):
     """Return the folder of all trainings."""
     return f"{RESULTS}/training"

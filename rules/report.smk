@@ -356,7 +356,7 @@ rule page:
     conda:
         "../envs/workflow.yaml"
     params:
-        results=RESULTS,
+        results=results_folder,
         config=page_config(),
     shell:
         """
