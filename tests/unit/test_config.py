@@ -342,3 +342,12 @@ def test_any_value_anywhere_is_accepted_or_refused_with_a_message(key: str, valu
         assert "next:" in str(error) or "finite" in str(error)
     else:
         assert isinstance(recipe_of(config, next(iter(config.systems))), Recipe)
+
+
+def test_the_comparison_is_of_the_demonstrations_model() -> None:
+    """configs/comparison.yaml says so: what it finds is about the systems of config.yaml."""
+    demo, comparison = (load_config(REPOSITORY / name) for name in ("config.yaml", "configs/comparison.yaml"))
+    keys = "languages pivot tiers corpus vocabulary model training finetuning testsets"
+    for key in keys.split():
+        assert getattr(demo, key) == getattr(comparison, key), key
+    assert demo.systems.items() <= comparison.systems.items()
