@@ -67,6 +67,18 @@ bench: env  ## measure what docs/benchmarks.md shows, and write it anew; BENCH=f
 test-long: env  ## the tests that `make test` leaves out: every mask method and a further seed for real
 	$(BIN)/python -m pytest -m long
 
+test-slurm: env  ## the workflow on a SLURM of one node with pretend GPUs; root and Debian's SLURM packages
+	$(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
+
+audit: env  ## known vulnerabilities of the pinned packages (pip-audit, in an environment of its own; needs the network)
+	test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --require-hashes --disable-pip --requirement requirements/lock.txt
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement requirements/torch.txt
+
+licences: env  ## write docs/licences.md: what is installed, and under which licence
+	$(BIN)/python -m neuron_specialization licences --lock requirements/lock.txt --lock requirements/torch.txt \
+	  --output docs/licences.md
+
 lint: env  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

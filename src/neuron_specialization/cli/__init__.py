@@ -52,6 +52,8 @@ COMMANDS: dict[str, str] = {
     "evaluation-tables": "evaluation",
     "report": "page",
     "inspect": "inspect",
+    "doctor": "doctor",
+    "licences": "licences",
 }
 
 
