@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Ends what up.sh started, by its process ids, and takes its links out of /etc/slurm.
+set -uo pipefail
+
+dir=$(realpath -m "${1:?usage: down.sh DIR}")
+[ -e "$dir/env.sh" ] && . "$dir/env.sh"
+timeout 20 scancel --user="$(id -un)" 2>/dev/null
+for program in slurmd slurmctld munged; do
+  pid=$(cat "$dir/pid/$program" 2>/dev/null) || continue
+  # the number may be another process's by now
+  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$program" ] || continue
+  kill "$pid"
+  for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
+  kill -KILL "$pid" 2>/dev/null
+done
+for file in slurm.conf gres.conf cgroup.conf; do
+  [ "$(readlink "/etc/slurm/$file")" = "$dir/$file" ] && rm "/etc/slurm/$file"
+done
+exit 0
