@@ -28,6 +28,8 @@ _EMBEDDINGS = {
     "separate": [],
 }
 _SCHEDULERS = {"inverse_sqrt": "inverse_sqrt", "linear": "polynomial_decay"}
+# Snakemake sets them all to a job's threads; of two that differ torch takes MKL's
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PRECISIONS = {"fp32": [], "fp16": ["--fp16"], "bf16": ["--bf16"]}
 
 
@@ -306,7 +308,8 @@ def trainer_environment(
     """
     environment = dict(base)
     threads = resources.threads if resources.gpus else max(1, resources.threads // processes)
-    environment["OMP_NUM_THREADS"] = str(threads)
+    for name in _THREAD_VARIABLES:
+        environment[name] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)

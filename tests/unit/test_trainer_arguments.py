@@ -170,8 +170,11 @@ def test_threads_of_a_cpu_share_the_micro_batches(micro_batches: int, threads: i
     assert value(line, "--distributed-world-size") == str(processes)
     assert int(value(line, "--update-freq")) * processes == micro_batches
     assert value(line, "--ddp-backend") == ("legacy_ddp" if processes > 1 else "pytorch_ddp")
-    environment = trainer_environment({}, resources=resources, processes=processes)
-    assert int(environment["OMP_NUM_THREADS"]) == max(1, threads // processes)
+    # what Snakemake sets for the whole job must not reach one of its processes
+    given_variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = trainer_environment(given_variables, resources=resources, processes=processes)
+    for name in given_variables:
+        assert int(environment[name]) == max(1, threads // processes)
 
 
 def test_each_process_of_a_cpu_has_its_rank() -> None:
