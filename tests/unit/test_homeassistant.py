@@ -86,7 +86,9 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         extract(other, ["en"])
 
 
-@pytest.mark.parametrize("data", [b'{"title": "cut', b'{"title": "\xff"}'])
+@pytest.mark.parametrize(
+    "data", [b'{"title": "cut', b'{"title": "\xff"}', b'{"t": ' + b"[" * 100_000], ids=["cut", "bytes", "deep"]
+)
 def test_damaged_member_is_named(tmp_path: Path, data: bytes) -> None:
     wheel = make_wheel(tmp_path / "a.whl", {("hue", "en"): data})
     with pytest.raises(CorpusError, match=r"hue/translations/en\.json"):

