@@ -87,7 +87,9 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b'{"title": "cut', b'{"title": "\xff"}', b'{"t": ' + b"[" * 100_000], ids=["cut", "bytes", "deep"]
+    "data",
+    [b'{"title": "cut', b'{"title": "\xff"}', b'{"t": ' + b"[" * 100_000],
+    ids=["cut", "bytes", "deep"],
 )
 def test_damaged_member_is_named(tmp_path: Path, data: bytes) -> None:
     wheel = make_wheel(tmp_path / "a.whl", {("hue", "en"): data})
