@@ -187,7 +187,7 @@ def test_an_interrupt_leaves_complete_lines(models: Path) -> None:
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=20)
-    assert rest == b""
+    assert rest == b"" or rest.endswith(b"\n")
     assert process.returncode == 130
     assert errors.strip() == b"interrupted"
 

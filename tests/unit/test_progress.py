@@ -39,7 +39,7 @@ def test_lines_of_fairseq_are_understood() -> None:
         nll=8.671,
         tokens_per_second=123.4,
         lr=0.00345,
-        extra={"gradient_norm": 0.9, "epoch": 1},
+        extra={"gradient_norm": 0.9, "epoch": 1, "tokens_per_update": 1570.0},
     )
     record = parse_record(VALID)
     assert record is not None
