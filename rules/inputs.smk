@@ -544,7 +544,7 @@ def comparison_flags():
 
 def sweep_runs(system):
     """Return (system, control) of a system's comparisons with the control, one a seed."""
-    control = control_of(CONFIG)
+    control = control_of(CONFIG, system)
     return [
         pair
         for pair in comparisons(CONFIG)

@@ -20,7 +20,7 @@ from neuron_specialization.config import (
     selections_by_run,
     systems_by_run,
 )
-from neuron_specialization.config.comparisons import comparisons
+from neuron_specialization.config.comparisons import comparisons, control_of, main_comparisons
 from neuron_specialization.errors import ConfigError
 
 MASKS: dict[str, Any] = {
@@ -134,6 +134,74 @@ def test_systems_are_compared_seed_by_seed() -> None:
     pairs = comparisons(config(seeds=[222, 5]))
     assert ("random@5", "continued@5") in pairs and ("random", "continued") in pairs
     assert all(a.partition("@")[2] == b.partition("@")[2] for a, b in pairs)
+
+
+def test_a_system_may_have_fewer_seeds_and_controls_of_its_own() -> None:
+    systems: dict[str, Any] = {
+        "baseline": {},
+        "continued": {"from": "baseline"},
+        "ns": {"from": "baseline", "masks": "k95"},
+        "single": {"from": "baseline", "masks": "k95", "compare_to": ["control", "ns"]},
+        "control": {"from": "baseline"},
+        "once": {"from": "baseline", "masks": "random", "seeds": [222]},
+    }
+    two = config(seeds=[222, 5], systems=systems)
+    runs = systems_by_run(two)
+    assert [name for name in runs if name.endswith("@5")] == [
+        "baseline@5",
+        "continued@5",
+        "ns@5",
+        "single@5",
+        "control@5",
+    ]
+    # the masks of `once` are not made for a seed that it has not; those of `ns` are
+    assert sorted(selections_by_run(two)) == ["k95", "k95@5", "random"]
+    pairs = comparisons(two)
+    assert len(pairs) == len(set(pairs))
+    assert {pair for pair in pairs if "single" in pair} == {
+        ("single", "control"),
+        ("single", "ns"),
+        ("single", "baseline"),
+    }
+    assert ("single@5", "control@5") in pairs and ("once", "continued") in pairs
+    assert not any("once@5" in pair for pair in pairs)
+    assert control_of(two) == "continued" and control_of(two, "single") == "control"
+    # a figure for each comparison with a control
+    assert main_comparisons(two) == [
+        ("ns", "continued"),
+        ("control", "continued"),
+        ("once", "continued"),
+        ("single", "control"),
+        ("single", "ns"),
+    ]
+
+
+def test_fewer_seeds_of_a_system_that_goes_on_from_a_released_model() -> None:
+    systems: dict[str, Any] = {
+        "baseline": {"checkpoint": "model.pt"},
+        "ns": {"from": "baseline", "masks": "k95"},
+        "once": {"from": "baseline", "masks": "k95", "seeds": [222]},
+        "twice": {"from": "baseline", "masks": "k95", "seeds": [222, 5]},
+    }
+    runs = systems_by_run(config(seeds=[222, 5], systems=systems))
+    assert list(runs) == ["baseline", "ns", "once", "twice", "ns@5", "twice@5"]
+
+
+@pytest.mark.parametrize(
+    ("system", "told"),
+    [
+        ({"seeds": [5]}, "systems.late.seeds: the first must be seed"),
+        ({"seeds": [222, 6]}, "systems.late.seeds: 6 is not among seeds"),
+        ({"from": "few", "seeds": [222, 5]}, "it goes on from few, which has no run with 5"),
+        ({"from": "few"}, "it goes on from few, which has no run with 5"),
+        ({"compare_to": ["nobody"]}, "no other system is called 'nobody'"),
+        ({"compare_to": ["late"]}, "no other system is called 'late'"),
+        ({"checkpoint": "model.pt", "seeds": [222]}, "it has a checkpoint"),
+    ],
+)
+def test_seeds_and_controls_that_cannot_be(system: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config(seeds=[222, 5], systems={"few": {"seeds": [222]}, "late": system})
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,13 @@ from neuron_specialization.config.runs import run_name
 CONTROL = "continued"
 
 
-def control_of(config: Config) -> str:
-    """The system that others are compared with: ``report.compare_to``, or the control, or the baseline."""
+def control_of(config: Config, system: str | None = None) -> str:
+    """The system that others are compared with: ``report.compare_to``, or the control, or the baseline.
+
+    That of a ``system`` may be another one: the first of its own ``compare_to``.
+    """
+    if system is not None and config.systems[system].compare_to:
+        return config.systems[system].compare_to[0]
     if config.report.compare_to is not None:
         return config.report.compare_to
     return CONTROL if CONTROL in config.systems else config.mask_baseline()
@@ -19,25 +24,24 @@ def control_of(config: Config) -> str:
 def comparisons(config: Config) -> list[tuple[str, str]]:
     """(run, run it is compared with), those with the control first.
 
-    Every system is compared with the control and with the system it goes on from, under each seed apart; two
-    systems are compared once, never a second time with the sign turned.
+    Every system is compared with its control, with what else its ``compare_to`` names, and with the system
+    it goes on from, under each seed apart; two systems are compared once, never a second time with the sign
+    turned.
     """
-    control = control_of(config)
-    pairs: list[tuple[str, str]] = []
-    with_control = [(name, control) for name in config.systems if name != control]
-    with_origin = [(name, system.init) for name, system in config.systems.items() if system.init]
-    for name, other in [*with_control, *with_origin]:
-        # a control is compared with its own baseline, not the baseline with the control
-        pair = (other, name) if config.systems[other].init == name else (name, other)
-        if pair not in pairs:
-            pairs.append(pair)
-    pairs.sort(key=lambda pair: pair[1] != control)
+    pairs = _with_controls(config)
+    for name, system in config.systems.items():
+        if system.init:
+            _add(pairs, name, system.init)
     runs = []
     for seed in config.all_seeds():
         for pair in pairs:
             trained = [config.systems[name].checkpoint is None for name in pair]
             if seed != config.seed and not any(trained):
                 continue  # neither was trained here: there is one run of each
+            if any(
+                ours and seed not in config.seeds_of(name) for ours, name in zip(trained, pair, strict=True)
+            ):
+                continue
             runs.append(
                 (
                     run_name(config, pair[0], seed) if trained[0] else pair[0],
@@ -47,10 +51,33 @@ def comparisons(config: Config) -> list[tuple[str, str]]:
     return runs
 
 
-def main_comparisons(config: Config) -> list[tuple[str, str]]:
-    """The comparisons with the control under the first seed: those that get a figure."""
+def _with_controls(config: Config) -> list[tuple[str, str]]:
     control = control_of(config)
-    return [pair for pair in comparisons(config) if pair[1] == control]
+    pairs: list[tuple[str, str]] = []
+    for name, system in config.systems.items():
+        for other in system.compare_to or [control]:
+            if other == name:
+                continue
+            # a control is compared with its own baseline, not the baseline with the control
+            turned = config.systems[other].init == name
+            _add(pairs, *((other, name) if turned else (name, other)))
+    # those with the common control first; a control's comparison with its baseline is none of them
+    pairs.sort(key=lambda pair: pair[1] != control)
+    return pairs
+
+
+def _add(pairs: list[tuple[str, str]], name: str, other: str) -> None:
+    if (name, other) not in pairs and (other, name) not in pairs:
+        pairs.append((name, other))
+
+
+def main_comparisons(config: Config) -> list[tuple[str, str]]:
+    """The comparisons with a control under the first seed: those that get a figure."""
+    control = control_of(config)
+    wanted = {
+        (name, other) for name, system in config.systems.items() for other in system.compare_to or [control]
+    }
+    return [pair for pair in comparisons(config) if pair in wanted]
 
 
 def sweep(config: Config) -> list[tuple[str, float, str]]:

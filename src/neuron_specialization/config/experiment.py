@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +23,7 @@ from neuron_specialization.config.sections import (
     Name,
     Scoring,
     Section,
+    Seed,
     System,
     Testset,
     Training,
@@ -31,8 +32,6 @@ from neuron_specialization.config.sections import (
     in_catalogue,
 )
 from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
-
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Config(Section):
@@ -162,6 +161,9 @@ class Config(Section):
         if not self.systems:
             raise ValueError("systems: is empty")
         for name, system in self.systems.items():
+            for other in system.compare_to:
+                if other == name or other not in self.systems:
+                    raise ValueError(f"systems.{name}.compare_to: no other system is called {other!r}")
             if system.init is None:
                 if system.masks is not None:
                     raise ValueError(f"systems.{name}: masks need a trained model to go on from: set from:")
@@ -205,6 +207,8 @@ class Config(Section):
         repeated = sorted({str(seed) for seed in self.seeds if self.seeds.count(seed) > 1})
         if repeated:
             raise ValueError(f"seeds: listed twice: {', '.join(repeated)}")
+        for name, system in self.systems.items():
+            self._check_seeds_of(name, system)
         if len(self.seeds) > 1 and self.systems[self.mask_baseline()].checkpoint is None:
             for name in self.selections_in_use():
                 if isinstance(self.masks[name], ImportedMasks):
@@ -213,11 +217,36 @@ class Config(Section):
                         f"baseline {len(self.seeds)} times"
                     )
 
+    def _check_seeds_of(self, name: str, system: System) -> None:
+        if system.checkpoint is not None and system.seeds:
+            raise ValueError(f"systems.{name}.seeds: it has a checkpoint: and is not trained")
+        if system.seeds and system.seeds[0] != self.seed:
+            raise ValueError(
+                f"systems.{name}.seeds: the first must be seed ({self.seed}), "
+                "whose results have the plain names"
+            )
+        for seed in system.seeds:
+            if seed not in self.all_seeds():
+                raise ValueError(f"systems.{name}.seeds: {seed} is not among seeds:")
+        for seed in self.seeds_of(name):
+            trained_before = system.init and self.systems[system.init].checkpoint is None
+            if trained_before and seed not in self.seeds_of(str(system.init)):
+                raise ValueError(
+                    f"systems.{name}.seeds: it goes on from {system.init}, which has no run with {seed}"
+                )
+
     # ---- derived, never typed twice ----
 
     def all_seeds(self) -> list[int]:
         """The seeds that systems are trained with; the first is ``seed``."""
         return self.seeds or [self.seed]
+
+    def seeds_of(self, name: str) -> list[int]:
+        """The seeds that a system is trained with, in the order of ``seeds``; the first for a checkpoint."""
+        system = self.systems[name]
+        if system.checkpoint is not None:
+            return [self.seed]
+        return [seed for seed in self.all_seeds() if not system.seeds or seed in system.seeds]
 
     def selections_in_use(self) -> list[str]:
         """The selections that a system is trained under, and those they are made from, sorted."""

@@ -29,8 +29,8 @@ def systems_by_run(config: Config) -> dict[str, System]:
     runs = {}
     for seed in config.all_seeds():
         for name, system in config.systems.items():
-            if system.checkpoint is not None and seed != config.seed:
-                continue  # not trained here: there is one
+            if seed not in config.seeds_of(name):
+                continue
             names: dict[str, str] = {}
             if system.init:
                 names["init"] = baseline_run(config, system.init, seed)

@@ -13,6 +13,7 @@ from neuron_specialization.directions import LANGUAGE_PATTERN
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=64)]
 LanguageCode = Annotated[str, Field(pattern=rf"^{LANGUAGE_PATTERN}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -167,6 +168,10 @@ class System(Section):
     checkpoint: str | None = None
     # only the keys given here differ from training: and finetuning:
     training: Training = Training()
+    # those of seeds: that it is trained with; all of them where none are named
+    seeds: list[Seed] = Field(default=[])
+    # the systems it is compared with, instead of report.compare_to; the first is its control
+    compare_to: list[Name] = Field(default=[])
 
     @property
     def released(self) -> str | None:

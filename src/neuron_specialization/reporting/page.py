@@ -140,12 +140,12 @@ def build_page(results: str | Path, config: Config, command: str = "snakemake --
 
 def _answers(page: _Page, evaluation: Evaluation) -> list[tuple[str, Answer]]:
     """The answers for each test set: of `ns` against the control, then of the other masked systems."""
-    control = control_of(page.config)
     masked = [name for name, system in page.config.systems.items() if system.masks]
     subjects = sorted(masked, key=lambda name: name != "ns")
     found = []
     for testset in evaluation.testsets:
         for system in subjects:
+            control = control_of(page.config, system)
             of_pair = evaluation.comparisons.get((testset, system, control))
             if of_pair is None:
                 continue
