@@ -18,22 +18,24 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from neuron_specialization import __version__
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import NeuronSpecializationError, TranslationError
 from neuron_specialization.files import atomic_text, canonical_json, read_json, sha256_of, write_json
 from neuron_specialization.model_cache import ModelCache
-from neuron_specialization.model_directory import README, SEGMENTATION, missing_files
-from neuron_specialization.translation import InputFormat, tag_of
+from neuron_specialization.model_directory import DENSE, README, SEGMENTATION, missing_files
+from neuron_specialization.translation import tag_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from neuron_specialization.exportable import Reading
 
 FORMAT = 1
 BUNDLE = "bundle.json"
@@ -42,7 +44,6 @@ MASKS = "masks.safetensors"
 DICTIONARY = "dict.txt"
 FILES = {BUNDLE, WEIGHTS, MASKS, DICTIONARY, SEGMENTATION, README}
 DTYPES = ("float32", "float16")
-DENSE = "dense"  # the one model of a bundle without masks
 Dtype = Literal["float32", "float16"]
 
 
@@ -52,27 +53,21 @@ def write_bundle(
     output: str | Path,
     *,
     dtype: Dtype = "float32",
-    masks: str | Path | None = None,
-    directions: Sequence[str] | None = None,
-    system: str | None = None,
-    unsafe: bool = False,
-    input_format: InputFormat = "text",
-    manifest: str | Path | None = None,
-    scores: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    **reading: Unpack[Reading],
 ) -> Path:
     """Write a bundle; an older one at its place is replaced at one stroke.
 
     Args:
-        checkpoint, vocabulary, masks, directions, system, unsafe, input_format, manifest, scores: see
-            export.export_system.
+        checkpoint, vocabulary: see exportable.read_system.
         output: the bundle's folder.
         dtype: how the weights are stored. float16 takes half the space and rounds them: translations may
             differ from the checkpoint's.
         progress: called with the bundle's name.
+        reading: masks, directions and what else read_system takes.
 
     Raises:
-        CheckpointError, MaskError: see export_system.
+        CheckpointError, MaskError: see read_system.
         TranslationError: the place is taken, or weights beyond float16's range.
     """
     import numpy as np
@@ -90,17 +85,7 @@ def write_bundle(
 
     if dtype not in DTYPES:
         raise TranslationError(f"a bundle cannot store {dtype}", hint=f"one of {', '.join(DTYPES)}")
-    source = read_system(
-        checkpoint,
-        vocabulary,
-        masks=masks,
-        directions=directions,
-        name=system,
-        unsafe=unsafe,
-        input_format=input_format,
-        manifest=manifest,
-        scores=scores,
-    )
+    source = read_system(checkpoint, vocabulary, **reading)
     settings = source.checkpoint.settings
     arrays = arrays_of(source.checkpoint.parameters)
     if not (settings["encoder_learned_pos"] and settings["decoder_learned_pos"]):
@@ -113,12 +98,6 @@ def write_bundle(
         for layer, kept in mask.layers.items()
     }
     widths = source.checkpoint.layer_widths
-    models = {
-        direction: direction_facts(
-            widths, {layer: int(kept.sum()) for layer, kept in mask.layers.items()}, mask
-        )
-        for direction, mask in source.masks.items()
-    } or {DENSE: direction_facts(widths, widths, None)}
     bundle: dict[str, Any] = {
         "format": FORMAT,
         **system_facts(source),
@@ -128,7 +107,7 @@ def write_bundle(
         "settings": settings,
         "dtype": dtype,
         "tied": tied,
-        "models": models,
+        "models": {name: direction_facts(widths, mask) for name, mask in source.models.items()},
         "scores": source.scores or None,
         "versions": {"neuron_specialization": __version__},
     }

@@ -10,14 +10,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from neuron_specialization.exportable import (
-    check_masks_belong,
-    mask_of,
-    read_symbols,
-    read_system,
-)
+from neuron_specialization.exportable import Reading, check_masks_belong, mask_of, read_symbols, read_system
 from neuron_specialization.files import atomic_text, write_json
 from neuron_specialization.model_card import model_card
 from neuron_specialization.model_directory import FILES, PROVENANCE, README, SEGMENTATION
@@ -28,14 +23,11 @@ from neuron_specialization.provenance import (
     system_facts,
     written_whole,
 )
-from neuron_specialization.translation import InputFormat
 
 if TYPE_CHECKING:
     from neuron_specialization.ctranslate2_converter import Array
 
-__all__ = ["DENSE", "check_masks_belong", "export_system", "mask_of", "read_symbols", "write_model_directory"]
-
-DENSE = "dense"
+__all__ = ["check_masks_belong", "export_system", "mask_of", "read_symbols", "write_model_directory"]
 
 
 def export_system(
@@ -43,65 +35,38 @@ def export_system(
     vocabulary: str | Path,
     output: str | Path,
     *,
-    masks: str | Path | None = None,
-    directions: Sequence[str] | None = None,
     quantization: str = "float32",
-    system: str | None = None,
-    unsafe: bool = False,
-    input_format: InputFormat = "text",
-    manifest: str | Path | None = None,
-    scores: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    **reading: Unpack[Reading],
 ) -> list[Path]:
     """Write the model directories of a system.
 
     Args:
-        checkpoint: the model, in any format checkpoints.load_checkpoint reads.
-        vocabulary: folder with ``spm.model`` and ``dict.txt`` (or a ``dict.<lang>.txt``).
+        checkpoint, vocabulary: see exportable.read_system.
         output: the system's folder; its model directories are made or replaced, each at one stroke.
-        masks: folder with ``<direction>.safetensors`` for a specialised system. None: a dense system, or one
-            whose checkpoint holds its masks.
-        directions: what to export; default: all the checkpoint was trained for (and, with masks, all
-            further ones that have a mask).
         quantization: how weights are stored (ctranslate2_converter.QUANTIZATIONS).
-        system: its name in the provenance; default: what the checkpoint says.
-        unsafe: let the checkpoint run code while it is loaded.
-        input_format: ``pieces`` where the SentencePiece model is not known (a data-bin made elsewhere): the
-            models then translate text that is segmented already, and only that.
-        manifest: the corpus's ``manifest.json``: source, licence and citation of the data.
-        scores: the system's folder of scores (``<testset>/<direction>.json``).
         progress: called with the name of every directory written.
+        reading: masks, directions and what else read_system takes.
 
     Returns:
         The directories written.
 
     Raises:
-        CheckpointError: checkpoint and vocabulary do not fit, or the checkpoint cannot be read.
-        MaskError: checkpoint and masks do not belong together, or a mask is missing.
+        CheckpointError, MaskError: see read_system.
     """
     from neuron_specialization.compaction import compact
     from neuron_specialization.ctranslate2_converter import arrays_of
 
-    source = read_system(
-        checkpoint,
-        vocabulary,
-        masks=masks,
-        directions=directions,
-        name=system,
-        unsafe=unsafe,
-        input_format=input_format,
-        manifest=manifest,
-        scores=scores,
-    )
+    source = read_system(checkpoint, vocabulary, **reading)
     facts = system_facts(source)
     widths = source.checkpoint.layer_widths
     parameters: dict[str, Any] = arrays_of(source.checkpoint.parameters)
     results = []
-    for name, mask in source.masks.items() if source.masks else [(DENSE, None)]:
+    for name, mask in source.models.items():
         narrower = compact(parameters, mask.layers) if mask else parameters
         provenance = model_provenance(
             facts,
-            direction_facts(widths, widths_of(narrower), mask),
+            direction_facts(widths, mask),
             [name] if mask else source.directions,
             quantization=quantization,
             scores=source.scores,
@@ -146,12 +111,3 @@ def write_model_directory(
     write_json(folder / PROVENANCE, provenance)
     with atomic_text(folder / README) as handle:
         handle.write(model_card(provenance))
-
-
-def widths_of(parameters: Mapping[str, Array]) -> dict[str, int]:
-    """Layer → its neurons."""
-    return {
-        name.removesuffix(".fc1.bias"): int(bias.shape[0])
-        for name, bias in parameters.items()
-        if name.endswith(".fc1.bias")
-    }

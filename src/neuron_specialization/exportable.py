@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.files import read_json, sha256_of
-from neuron_specialization.model_directory import SEGMENTATION
+from neuron_specialization.model_directory import DENSE, SEGMENTATION
 from neuron_specialization.translation import InputFormat, tag_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
     from neuron_specialization.checkpoints import Checkpoint
     from neuron_specialization.masks import LayerMasks
+
+
+class Reading(TypedDict, total=False):
+    """What is read beside checkpoint and vocabulary; every export takes it (meanings: read_system)."""
+
+    masks: str | Path | None
+    directions: Sequence[str] | None
+    system: str | None
+    unsafe: bool
+    input_format: InputFormat
+    manifest: str | Path | None
+    scores: str | Path | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,11 @@ class DirectionMask:
     layers: Mapping[str, NDArray[np.bool_]]
     sha256: str
     metadata: Mapping[str, str]
+
+    @property
+    def neurons(self) -> dict[str, int]:
+        """Layer → neurons kept."""
+        return {layer: int(kept.sum()) for layer, kept in self.layers.items()}
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,11 @@ class System:
     manifest: Mapping[str, Any] | None = None
     scores: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
 
+    @property
+    def models(self) -> dict[str, DirectionMask | None]:
+        """The models it becomes: one a direction under its mask, or ``dense``."""
+        return {**self.masks} or {DENSE: None}
+
 
 def read_system(
     checkpoint: str | Path,
@@ -73,13 +95,32 @@ def read_system(
     *,
     masks: str | Path | None = None,
     directions: Sequence[str] | None = None,
-    name: str | None = None,
+    system: str | None = None,
     unsafe: bool = False,
     input_format: InputFormat = "text",
     manifest: str | Path | None = None,
     scores: str | Path | None = None,
 ) -> System:
-    """Read what export_system exports, and make sure that it belongs together (arguments: there)."""
+    """Read what is exported, and make sure that it belongs together.
+
+    Args:
+        checkpoint: the model, in any format checkpoints.load_checkpoint reads.
+        vocabulary: folder with ``spm.model`` and ``dict.txt`` (or a ``dict.<lang>.txt``).
+        masks: folder with ``<direction>.safetensors`` for a specialised system. None: a dense system, or one
+            whose checkpoint holds its masks.
+        directions: what to export; default: all the checkpoint was trained for (and, with masks, all
+            further ones that have a mask).
+        system: its name in the provenance; default: what the checkpoint says.
+        unsafe: let the checkpoint run code while it is loaded.
+        input_format: ``pieces`` where the SentencePiece model is not known (a data-bin made elsewhere): the
+            models then translate text that is segmented already, and only that.
+        manifest: the corpus's ``manifest.json``: source, licence and citation of the data.
+        scores: the system's folder of scores (``<testset>/<direction>.json``).
+
+    Raises:
+        CheckpointError: checkpoint and vocabulary do not fit, or the checkpoint cannot be read.
+        MaskError: checkpoint and masks do not belong together, or a mask is missing.
+    """
     from neuron_specialization.checkpoints import load_checkpoint
     from neuron_specialization.layer_tensors import present_directions
     from neuron_specialization.masks import read_mask_folder
@@ -127,7 +168,7 @@ def read_system(
         dictionary=dictionary,
         symbols=symbols,
         segmentation=segmentation,
-        name=name or loaded.provenance.get("system"),
+        name=system or loaded.provenance.get("system"),
         directions=wanted,
         masks=used,
         manifest=None if manifest is None else read_json(manifest),

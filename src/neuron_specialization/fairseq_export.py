@@ -8,13 +8,16 @@ are zero, b1 and W2 stay, and a masked neuron emits relu(b1_i), just as under th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from neuron_specialization.files import atomic_text, write_json
 from neuron_specialization.model_directory import README, SEGMENTATION
-from neuron_specialization.translation import InputFormat
+
+if TYPE_CHECKING:
+    from neuron_specialization.exportable import Reading
 
 CHECKPOINT = "checkpoint.pt"
 FACTS = "checkpoint.json"
@@ -25,14 +28,8 @@ def export_fairseq(
     vocabulary: str | Path,
     output: str | Path,
     *,
-    masks: str | Path | None = None,
-    directions: Sequence[str] | None = None,
-    system: str | None = None,
-    unsafe: bool = False,
-    input_format: InputFormat = "text",
-    manifest: str | Path | None = None,
-    scores: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    **reading: Unpack[Reading],
 ) -> list[Path]:
     """Write a folder a direction (``dense`` for a dense system) that stock fairseq opens without a user-dir.
 
@@ -53,33 +50,21 @@ def export_fairseq(
         written_whole,
     )
 
-    source = read_system(
-        checkpoint,
-        vocabulary,
-        masks=masks,
-        directions=directions,
-        name=system,
-        unsafe=unsafe,
-        input_format=input_format,
-        manifest=manifest,
-        scores=scores,
-    )
+    source = read_system(checkpoint, vocabulary, **reading)
     facts = system_facts(source)
     widths = source.checkpoint.layer_widths
     results = []
-    for name, mask in source.masks.items() if source.masks else [("dense", None)]:
+    for name, mask in source.models.items():
         served = [name] if mask else source.directions
         model = replace(source.checkpoint, directions=served, masks={})
-        kept = widths
         if mask is not None:
             import torch
 
             layers = {layer: torch.from_numpy(row) for layer, row in mask.layers.items()}
             model = replace(model, masks={name: layers})
-            kept = {layer: int(row.sum()) for layer, row in mask.layers.items()}
         provenance = model_provenance(
             facts,
-            direction_facts(widths, kept, mask),
+            direction_facts(widths, mask),
             served,
             quantization="float32",
             scores=source.scores,

@@ -18,6 +18,7 @@ FORMAT = 1
 PROVENANCE = "provenance.json"
 SEGMENTATION = "spm.model"
 README = "README.md"  # the model card
+DENSE = "dense"  # the one model of a system without masks
 # all that a model directory may hold
 FILES = {"model.bin", "config.json", "shared_vocabulary.json", SEGMENTATION, PROVENANCE, README}
 

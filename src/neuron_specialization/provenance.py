@@ -53,24 +53,24 @@ def system_facts(system: System) -> dict[str, Any]:
     }
 
 
-def direction_facts(
-    widths: Mapping[str, int], neurons: Mapping[str, int], mask: DirectionMask | None
-) -> dict[str, Any]:
-    """What is one direction's own.
+def direction_facts(widths: Mapping[str, int], mask: DirectionMask | None) -> dict[str, Any]:
+    """What is one direction's own: ``neurons`` (layer → how many it uses) and ``mask``.
 
     Args:
         widths: layer → d_ff of the dense model.
-        neurons: layer → neurons that the direction uses.
-        mask: whose, None for a dense model.
+        mask: the direction's, None for a dense model.
     """
-    facts: dict[str, Any] = {"neurons": dict(neurons), "mask": None}
-    if mask is not None:
-        facts["mask"] = {
+    if mask is None:
+        return {"neurons": dict(widths), "mask": None}
+    neurons = {**widths, **mask.neurons}
+    return {
+        "neurons": neurons,
+        "mask": {
             "sha256": mask.sha256,
             "kept": round(sum(neurons.values()) / sum(widths.values()), 6),
             **{key: mask.metadata[key] for key in sorted(mask.metadata) if key not in ("packed", "d_ff")},
-        }
-    return facts
+        },
+    }
 
 
 def model_provenance(

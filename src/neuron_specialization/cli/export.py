@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import click
+
+if TYPE_CHECKING:
+    from neuron_specialization.bundle import Dtype
+    from neuron_specialization.exportable import Reading
+    from neuron_specialization.translation import InputFormat
 
 PATH = click.Path(path_type=Path)
 
@@ -53,7 +58,7 @@ def export(
     directions: str | None,
     target: str,
     quantization: str,
-    input_format: Any,
+    input_format: InputFormat,
     system: str | None,
     manifest: Path | None,
     scores: Path | None,
@@ -72,7 +77,7 @@ def export(
         raise click.UsageError(
             "--format bundle stores float32 or float16; translate --compute-type int8 computes with less"
         )
-    shared: dict[str, Any] = {
+    reading: Reading = {
         "masks": masks,
         "directions": [name.strip() for name in directions.split(",")] if directions else None,
         "system": system,
@@ -80,17 +85,21 @@ def export(
         "unsafe": allow_unsafe_pickle,
         "manifest": manifest,
         "scores": scores,
-        "progress": lambda name: click.echo(f"exported {output if target == 'bundle' else output / name}"),
     }
+
+    def progress(name: str) -> None:
+        click.echo(f"exported {output if target == 'bundle' else output / name}")
+
     if target == "bundle":
         from neuron_specialization.bundle import write_bundle
 
-        write_bundle(checkpoint, vocabulary, output, dtype=cast(Literal["float32"], quantization), **shared)
+        dtype = cast("Dtype", quantization)
+        write_bundle(checkpoint, vocabulary, output, dtype=dtype, progress=progress, **reading)
     elif target == "fairseq":
         from neuron_specialization.fairseq_export import export_fairseq
 
-        export_fairseq(checkpoint, vocabulary, output, **shared)
+        export_fairseq(checkpoint, vocabulary, output, progress=progress, **reading)
     else:
         from neuron_specialization.export import export_system
 
-        export_system(checkpoint, vocabulary, output, quantization=quantization, **shared)
+        export_system(checkpoint, vocabulary, output, quantization=quantization, progress=progress, **reading)
