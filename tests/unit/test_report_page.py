@@ -53,6 +53,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "corpus/manifest.json",
         {
             "source": "local",
+            "input": {"name": "my text"},  # a folder has no checksum of its own
             "licence": HOSTILE,
             "pairs": ["de-en"],
             "extracted": {"de-en": 1234},
@@ -84,6 +85,7 @@ def test_it_says_where_everything_comes_from(page: Path, results: Path) -> None:
     assert f"snakemake --cores 1 --force {results}/figures/similarity-k95.svg" in text
     assert "experiment: page" in text  # the configuration
     assert "sacrebleu" in text and "1,234" in text
+    assert "Read from my text." in text
 
 
 def test_text_from_files_is_text(page: Path) -> None:

@@ -242,8 +242,10 @@ def _data(page: _Page) -> Section:
         f"Source: {manifest.get('source', 'unknown')}. Licence: {manifest.get('licence') or 'not stated'}. "
         f"{manifest.get('citation') or ''}"
     ]
-    if manifest.get("input"):
-        text.append(f"Read from {manifest['input']['name']} (sha256 {manifest['input']['sha256']}).")
+    if origin := manifest.get("input"):
+        # a folder of one's own text has no checksum of its own: its files' are in the manifest
+        checksum = f" (sha256 {origin['sha256']})" if "sha256" in origin else ""
+        text.append(f"Read from {origin['name']}{checksum}.")
     if binarized:
         text.append(
             f"Segmented with one SentencePiece model for all languages; {binarized['vocabulary_size']:,} "
