@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from neuron_specialization import __version__
 from neuron_specialization.directions import Direction
-from neuron_specialization.errors import NeuronSpecializationError, TranslationError
-from neuron_specialization.files import atomic_text, canonical_json, read_json, sha256_of, write_json
+from neuron_specialization.errors import TranslationError
+from neuron_specialization.files import atomic_text, canonical_json, sha256_of, write_json
 from neuron_specialization.model_cache import ModelCache
-from neuron_specialization.model_directory import DENSE, README, SEGMENTATION, missing_files
+from neuron_specialization.model_directory import DENSE, README, SEGMENTATION, missing_files, read_description
 from neuron_specialization.translation import tag_of
 
 if TYPE_CHECKING:
@@ -282,28 +282,11 @@ class Bundle:
 
 
 def _read_bundle(folder: Path) -> dict[str, Any]:
-    try:
-        facts = read_json(folder / BUNDLE)
-    except NeuronSpecializationError as error:
-        raise TranslationError(error.what, where=error.where, hint="export the bundle again") from None
     needed = (
-        *("format", "directions", "languages", "settings", "dtype", "tied", "models", "d_ff", "files"),
+        *("directions", "languages", "settings", "dtype", "tied", "models", "d_ff", "files"),
         *("input_format", "max_source_positions", "max_target_positions", "checkpoint", "scores"),
     )
-    missing = [key for key in needed if not isinstance(facts, dict) or key not in facts]
-    if missing:
-        raise TranslationError(
-            f"the bundle's description lacks {', '.join(missing)}",
-            where=folder / BUNDLE,
-            cause="it was made by another tool or another version",
-            hint="export the bundle again",
-        )
-    if facts["format"] != FORMAT:
-        raise TranslationError(
-            f"the bundle has format {facts['format']}, this version reads format {FORMAT}",
-            where=folder,
-            hint="export it again with this version",
-        )
+    facts = read_description(folder / BUNDLE, "bundle", format=FORMAT, needed=needed)
     required = {WEIGHTS, DICTIONARY} | (set() if DENSE in facts["models"] else {MASKS})
     missing_files(folder, {**{name: {} for name in required}, **facts["files"]}, "bundle")
-    return dict(facts)
+    return facts

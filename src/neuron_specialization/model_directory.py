@@ -6,7 +6,7 @@ SentencePiece model, and ``provenance.json``, which says what it translates and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,27 +84,45 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     Raises:
         TranslationError: a key or a file is missing, or a file has another size (a copy cut short).
     """
+    needed = ("directions", "languages", "max_source_positions", "max_target_positions", "files")
+    provenance = read_description(folder / PROVENANCE, "model", format=FORMAT, needed=needed)
+    missing_files(folder, {"model.bin": {}, **provenance["files"]}, "model directory")
+    return provenance
+
+
+def read_description(path: Path, kind: str, *, format: int, needed: Sequence[str]) -> dict[str, Any]:
+    """Read what an exported folder says of itself.
+
+    Args:
+        path: the JSON file.
+        kind: what it describes, for the messages.
+        format: the number that it must have as its ``format``.
+        needed: further keys that it must have.
+
+    Raises:
+        TranslationError: unreadable, a key is missing, or another format.
+    """
     try:
-        provenance = read_json(folder / PROVENANCE)
+        description = read_json(path)
     except NeuronSpecializationError as error:
-        raise TranslationError(error.what, where=error.where, hint="export the model again") from None
-    needed = ("format", "directions", "languages", "max_source_positions", "max_target_positions", "files")
-    missing = [key for key in needed if not isinstance(provenance, dict) or key not in provenance]
+        raise TranslationError(error.what, where=error.where, hint=f"export the {kind} again") from None
+    missing = [
+        key for key in ("format", *needed) if not isinstance(description, dict) or key not in description
+    ]
     if missing:
         raise TranslationError(
-            f"the model's provenance lacks {', '.join(missing)}",
-            where=folder / PROVENANCE,
+            f"the {kind}'s description lacks {', '.join(missing)}",
+            where=path,
             cause="it was made by another tool or another version",
-            hint="export the model again",
+            hint=f"export the {kind} again",
         )
-    if provenance["format"] != FORMAT:
+    if description["format"] != format:
         raise TranslationError(
-            f"the model directory has format {provenance['format']}, this version reads format {FORMAT}",
-            where=folder,
-            hint="export the model again with this version",
+            f"the {kind} has format {description['format']}, this version reads format {format}",
+            where=path.parent,
+            hint=f"export the {kind} again with this version",
         )
-    missing_files(folder, {"model.bin": {}, **provenance["files"]}, "model directory")
-    return dict(provenance)
+    return dict(description)
 
 
 def missing_files(folder: Path, files: Mapping[str, Mapping[str, Any]], kind: str) -> None:
