@@ -76,7 +76,8 @@ class Sentences:
         pointers = np.frombuffer(index, "<i8", count, 26 + 4 * count)
         size = data_path.stat().st_size // dtype.itemsize
         starts = pointers // dtype.itemsize
-        if count and (lengths.min() < 1 or starts.min() < 0 or int((starts + lengths).max()) > size):
+        # compared by subtraction: a sum of foreign numbers may overflow
+        if count and (lengths.min() < 1 or starts.min() < 0 or bool((lengths > size - starts).any())):
             raise CorpusError("index and text do not belong together", where=data_path)
         tokens: NDArray[Any] = np.memmap(data_path, dtype, "r") if size else np.zeros(0, dtype)
         return cls(tokens, starts, lengths)

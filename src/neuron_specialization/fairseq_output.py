@@ -14,7 +14,6 @@ with its line: a score over part of a test set, or over segments in another orde
 
 from __future__ import annotations
 
-import gzip
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -22,10 +21,11 @@ from pathlib import Path
 
 from neuron_specialization.directions import LANGUAGE_PATTERN, Direction
 from neuron_specialization.errors import ScoringError
+from neuron_specialization.files import gunzip
 
 _BLOCK = "STHDP"
 _FIELDS = {"S": 2, "T": 2, "H": 3, "D": 3, "P": 2}
-_IDENTIFIER = re.compile(r"([STHDP])-(0|[1-9][0-9]*)")
+_IDENTIFIER = re.compile(r"([STHDP])-(0|[1-9][0-9]{0,17})")
 _TRAILER = re.compile(r"Generate (\S+) with beam=(\d+): (\S.*)")
 _TAG = re.compile(rf"__({LANGUAGE_PATTERN})__(?: |$)")
 _REMAKE = "make the file again with fairseq-generate --results-path"
@@ -103,7 +103,7 @@ def _read(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
-            data = gzip.decompress(data)
+            data = gunzip(data)
     except FileNotFoundError:
         raise ScoringError("the fairseq output is missing", where=path) from None
     except (OSError, EOFError, zlib.error) as error:

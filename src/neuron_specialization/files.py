@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
+
+# Text packs to a third or a tenth; gzip can claim a thousandth. What is small does no harm whatever it claims.
+_MAX_RATIO = 250
+_RATIO_FREE_BYTES = 64 << 20
 
 
 @contextmanager
@@ -89,7 +94,9 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NeuronSpecializationError("a file that an earlier stage makes is missing", where=path) from None
-    except ValueError as error:
+    except OSError as error:
+        raise NeuronSpecializationError(f"cannot be read: {error.strerror}", where=path) from None
+    except (ValueError, RecursionError) as error:
         raise NeuronSpecializationError(
             f"not valid JSON: {error}", where=path, hint="delete it and run the workflow again"
         ) from None
@@ -107,7 +114,7 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
-            data = gzip.decompress(data)
+            data = gunzip(data)
     except FileNotFoundError:
         raise CorpusError("text file is missing", where=path) from None
     except (OSError, EOFError, zlib.error) as error:
@@ -124,6 +131,20 @@ def read_lines(path: str | Path) -> list[str]:
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
+
+
+def gunzip(data: bytes) -> bytes:
+    """Unpack gzip that nobody vouches for.
+
+    Raises:
+        OSError, EOFError, zlib.error: damaged, cut short, or a bomb (250 times its size and more).
+    """
+    limit = max(_RATIO_FREE_BYTES, _MAX_RATIO * len(data))
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        unpacked = packed.read(limit + 1)
+    if len(unpacked) > limit:
+        raise OSError(f"it unpacks to more than {_MAX_RATIO} times its size")
+    return unpacked
 
 
 def write_lines(path: str | Path, lines: list[str]) -> None:

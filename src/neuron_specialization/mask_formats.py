@@ -11,13 +11,10 @@ unpickler that knows containers, numpy arrays and torch tensors and refuses ever
 
 from __future__ import annotations
 
-import collections
-import io
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +22,13 @@ from numpy.typing import NDArray
 from neuron_specialization.errors import MaskError
 from neuron_specialization.files import atomic_path
 from neuron_specialization.layer_tensors import check_layers, layer_key
+from neuron_specialization.plain_pickle import load_plain
+from neuron_specialization.safe_loading import check_archive
 
-_MASK_KEY = re.compile(r"((?:encoder|decoder)\.layers\.[0-9]+)\.fc1\.weight")
-_COUNT_KEY = re.compile(r"(encoder|decoder)_layer_([0-9]+)")
+_MASK_KEY = re.compile(r"((?:encoder|decoder)\.layers\.[0-9]{1,5})\.fc1\.weight")
+_COUNT_KEY = re.compile(r"(encoder|decoder)_layer_([0-9]{1,5})")
+# elements of all expanded masks of a file: a tensor may say to be larger than the file it is in
+_MOST_ELEMENTS = 2**31
 
 
 # ---- masks ----
@@ -52,6 +53,7 @@ def import_masks(path: str | Path) -> tuple[dict[str, NDArray[np.bool_]], int]:
     if not path.is_file():
         raise MaskError("the mask file is missing", where=path)
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise MaskError(
@@ -59,19 +61,20 @@ def import_masks(path: str | Path) -> tuple[dict[str, NDArray[np.bool_]], int]:
             where=path,
             cause="it is damaged, or not a mask file",
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes make torch and pickle raise nearly anything
         raise MaskError(
             f"the mask file cannot be read: {_first_line(error)}", where=path, cause="it was cut short"
         ) from None
     if not isinstance(state, dict) or not state:
         raise MaskError("not a mask file: it holds no dictionary of masks", where=path)
     layers: dict[str, NDArray[np.bool_]] = {}
-    widths = set()
+    widths: set[int] = set()
+    elements = 0
     for key, value in state.items():
-        match = _MASK_KEY.fullmatch(str(key))
+        match = _MASK_KEY.fullmatch(key) if isinstance(key, str) else None
         if match is None:
             raise MaskError(
-                f"{key!r} is not the weight of an fc1: this masks more than FFN neurons", where=path
+                f"{_shown(key)} is not the weight of an fc1: this masks more than FFN neurons", where=path
             )
         if isinstance(value, list) and not value:
             raise MaskError(
@@ -82,6 +85,9 @@ def import_masks(path: str | Path) -> tuple[dict[str, NDArray[np.bool_]], int]:
             )
         if not isinstance(value, torch.Tensor) or value.dtype != torch.bool or value.ndim != 2:
             raise MaskError(f"{key} is no bool[d_ff, d] mask", where=path)
+        elements += value.numel()
+        if not value.numel() or elements > _MOST_ELEMENTS:
+            raise MaskError(f"{key} is of an impossible size: {list(value.shape)}", where=path)
         rows = value[:, 0]
         if not bool((value == rows.unsqueeze(1)).all()):
             raise MaskError(f"{key} masks single weights, not neurons", where=path)
@@ -137,7 +143,7 @@ def import_activations(path: str | Path, *, unsafe: bool = False) -> dict[str, N
         raise MaskError("the activation file is missing", where=path)
     data = path.read_bytes()
     try:
-        content = pickle.loads(data) if unsafe else _PlainUnpickler(io.BytesIO(data), path).load()
+        content = pickle.loads(data) if unsafe else load_plain(data, path)
     except MaskError:
         raise
     except Exception as error:  # a pickle can fail in any way its reducers can
@@ -150,84 +156,23 @@ def import_activations(path: str | Path, *, unsafe: bool = False) -> dict[str, N
         raise MaskError("not an activation file: it holds no dictionary of layers", where=path)
     layers: dict[str, NDArray[np.int64]] = {}
     for key, value in content.items():
-        match = _COUNT_KEY.fullmatch(str(key))
+        match = _COUNT_KEY.fullmatch(key) if isinstance(key, str) else None
         if match is None:
-            raise MaskError(f"{key!r} is not the name of a layer (encoder_layer_<i>)", where=path)
-        counts = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+            raise MaskError(f"{_shown(key)} is not the name of a layer (encoder_layer_<i>)", where=path)
+        try:
+            counts = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+        except Exception:  # ragged, too deep, too large
+            raise MaskError(f"{key} holds no counts", where=path) from None
         if counts.dtype.kind not in "iu" or counts.ndim != 1 or counts.size == 0 or counts.min() < 0:
             raise MaskError(f"{key} holds no counts: {counts.dtype}{list(counts.shape)}", where=path)
+        if counts.max() > np.iinfo(np.int64).max:
+            raise MaskError(f"{key} holds counts beyond 64 bits", where=path)
         layers[f"{match[1]}.layers.{int(match[2])}"] = counts.astype(np.int64)
     return {name: layers[name] for name in check_layers(layers, path)}
 
 
-def _tensor_storage(data: bytes) -> Any:
-    """torch's ``_load_from_bytes`` with the door closed: its own version loads any pickle."""
-    import torch
-
-    return torch.load(io.BytesIO(data), weights_only=True)
-
-
-def _rebuild_tensor(*arguments: Any) -> Any:
-    from torch._utils import _rebuild_tensor_v2
-
-    return _rebuild_tensor_v2(*arguments)  # type: ignore[no-untyped-call]
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """``codecs.encode`` as old pickle protocols use it for bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"unexpected encoding {encoding}")
-    return text.encode("latin1")
-
-
-def _numpy_function(module: str, name: str) -> Any:
-    from numpy._core import multiarray, numeric
-
-    return getattr({"multiarray": multiarray, "numeric": numeric}[module], name)
-
-
-# what numpy arrays and torch tensors are pickled as; module names as they are today
-_PLAIN: dict[str, Callable[[], Any]] = {
-    "collections.OrderedDict": lambda: collections.OrderedDict,
-    "collections.defaultdict": lambda: collections.defaultdict,
-    "builtins.list": lambda: list,
-    "builtins.dict": lambda: dict,
-    "builtins.int": lambda: int,
-    "_codecs.encode": lambda: _latin1,
-    "torch._utils._rebuild_tensor_v2": lambda: _rebuild_tensor,
-    "torch.storage._load_from_bytes": lambda: _tensor_storage,
-    "numpy.ndarray": lambda: np.ndarray,
-    "numpy.dtype": lambda: np.dtype,
-    "numpy._core.multiarray._reconstruct": lambda: _numpy_function("multiarray", "_reconstruct"),
-    "numpy._core.multiarray.scalar": lambda: _numpy_function("multiarray", "scalar"),
-    "numpy._core.numeric._frombuffer": lambda: _numpy_function("numeric", "_frombuffer"),
-}
-_RENAMED = {
-    "__builtin__": "builtins",
-    "numpy.core.multiarray": "numpy._core.multiarray",
-    "numpy.core.numeric": "numpy._core.numeric",
-}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler that finds nothing but what plain arrays are made of."""
-
-    def __init__(self, file: io.BytesIO, path: Path) -> None:
-        super().__init__(file)
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _PLAIN.get(f"{_RENAMED.get(module, module)}.{name}")
-        if found is None:
-            raise MaskError(
-                f"activation file refused: it asks to load {module}.{name}, which could run code",
-                where=self.path,
-                hint="--allow-unsafe-pickle loads it all the same, if you trust its maker as any program's",
-            )
-        return found()
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise MaskError("activation file refused: it refers to data outside itself", where=self.path)
+def _shown(key: object) -> str:
+    return repr(key[:80]) if isinstance(key, str) else f"a key that is a {type(key).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -286,7 +286,7 @@ def _unpack(
         if isinstance(widths, int) and not isinstance(widths, bool):
             widths = dict.fromkeys(layers, widths)
         widths = {str(name): int(width) for name, width in widths.items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         raise MaskError("packed masks without a readable d_ff in their metadata", where=path) from None
     unpacked: dict[str, NDArray[Any]] = {}
     for name, packed in layers.items():

@@ -18,8 +18,8 @@ from neuron_specialization.files import atomic_text
 
 # fairseq's JSON log: "<time> | INFO | <train_inner|train|valid> | {…}"
 _RECORD = re.compile(r"\| INFO \| (?P<tag>train_inner|train|valid) \| (?P<json>\{.*\})\s*$")
-_LOADED = re.compile(r"Loaded checkpoint .* \(epoch \d+ @ (?P<updates>\d+) updates\)")
-_SAVED = re.compile(r"Saved checkpoint .* @ (?P<updates>\d+) updates")
+_LOADED = re.compile(r"Loaded checkpoint .* \(epoch \d+ @ (?P<updates>[0-9]{1,12}) updates\)")
+_SAVED = re.compile(r"Saved checkpoint .* @ (?P<updates>[0-9]{1,12}) updates")
 _FAILURE = re.compile(
     r"FloatingPointError|Minimum loss scale reached|(?:NaN|Inf) detected in|loss is not finite", re.IGNORECASE
 )
@@ -32,7 +32,11 @@ _EXTRA = {
 }
 # what the criterion of fairseq_plugin tells of each direction in validation
 _OF_DIRECTION = re.compile(rf"valid_nll_(?P<direction>{DIRECTION_PATTERN})")
+_NUMBERS = ("loss", "nll", "tokens_per_second", "lr", "seconds", "tokens_per_update", "gradient_norm")
 _EARLY_STOP = "early stop since valid performance"
+
+# beyond any training: what is larger is not a number of updates
+_MAX_UPDATE = 10**12
 
 # bits a token; a loss only a diverging model has: uniform guessing over 64,000 pieces costs 16
 EXPLODED = 100.0
@@ -133,11 +137,11 @@ def parse_record(line: str) -> Record | None:
         return None
     try:
         values = json.loads(match["json"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # half a line: the trainer was killed while writing it
     prefix, kind = ("valid_", "valid") if match["tag"] == "valid" else ("", "train")
     update, loss = _float(values.get(f"{prefix}num_updates")), _float(values.get(f"{prefix}loss"))
-    if update is None or loss is None:
+    if update is None or loss is None or not 0 <= update < _MAX_UPDATE:
         return None
     return Record(
         kind="valid" if kind == "valid" else "train",
@@ -149,7 +153,7 @@ def parse_record(line: str) -> Record | None:
         extra={
             name: int(number) if name == "epoch" else number
             for name, key in _EXTRA.items()
-            if (number := _float(values.get(key))) is not None
+            if (number := _float(values.get(key))) is not None and (name != "epoch" or math.isfinite(number))
         }
         | _by_direction(values),
     )
@@ -168,7 +172,7 @@ def _float(value: Any) -> float | None:
     """fairseq writes numbers as strings, such as "6.62" or "nan"."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -221,14 +225,27 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a metrics file; a last line that was cut off is left out."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Yield the records of a metrics file; a line that was cut off or damaged is left out."""
+    for line in path.read_bytes().decode("utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("update"), int) and "kind" in record:
+        if isinstance(record, dict) and _is_record(record):
             yield record
+
+
+def _is_record(values: dict[str, Any]) -> bool:
+    update = values.get("update")
+    if values.get("kind") not in ("train", "valid") or isinstance(update, bool):
+        return False
+    if not isinstance(update, int) or not 0 <= update < _MAX_UPDATE or "loss" not in values:
+        return False
+    by_direction = values.get("nll_by_direction", {})
+    if not isinstance(by_direction, dict):
+        return False
+    numbers = [values[key] for key in _NUMBERS if key in values]
+    return all(_float(number) is not None for number in (*numbers, *by_direction.values()))
 
 
 class ProgressDisplay:

@@ -46,6 +46,7 @@ def read_state(path: str | Path, *, unsafe: bool = False, mmap: bool = False) ->
     import torch
 
     try:
+        check_archive(path)
         with torch.serialization.safe_globals(list(SAFE_GLOBALS)):
             state = torch.load(
                 path, map_location="cpu", weights_only=not unsafe, mmap=mmap and zipfile.is_zipfile(path)
@@ -62,6 +63,20 @@ def read_state(path: str | Path, *, unsafe: bool = False, mmap: bool = False) ->
     if not isinstance(state, dict):
         raise CheckpointError(f"not a checkpoint: it holds a {type(state).__name__}", where=path)
     return state
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a file of torch's whose records are compressed: torch never does so, a bomb does.
+
+    Raises:
+        ValueError: a record is compressed, or the file is a damaged archive.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # of before torch 1.6, or none at all: what is read is no larger than the file
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size > record.compress_size:
+                raise ValueError(f"its record {record.filename[:80]!r} is compressed, which torch never does")
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:

@@ -14,6 +14,10 @@ from neuron_specialization.config.recipe import Recipe
 from neuron_specialization.errors import ConfigError
 from neuron_specialization.validation import ModelT, validated
 
+# of a configuration written out; the largest here has a few hundred values on five levels
+_MAX_VALUES = 200_000
+_MAX_DEPTH = 40
+
 
 def parse_config(values: Mapping[str, Any]) -> Config:
     """Validate a configuration given as nested mappings (what YAML gives).
@@ -21,6 +25,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: naming every bad key, its value, and the nearest valid key for an unknown one.
     """
+    _refuse_endless(values)
     return validated(Config, values, "configuration")
 
 
@@ -33,7 +38,7 @@ def parse_spec(kind: type[ModelT], text: str, what: str = "spec") -> ModelT:
     """Validate a section given as JSON, as a rule passes it to a command (``--spec``)."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the {what} is not valid JSON: {error}") from None
     return validated(kind, values, what)
 
@@ -44,12 +49,46 @@ def load_config(*paths: str | Path) -> Config:
     for path in paths:
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # ValueError: not UTF-8, an impossible date, a number of thousands of digits
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read the configuration: {error}", where=path) from None
         if not isinstance(values, dict):
             raise ConfigError("a configuration is a mapping of keys", where=path)
+        _refuse_endless(values)
         merged = _merge(merged, values)
     return parse_config(merged)
+
+
+def _refuse_endless(values: Any) -> None:
+    """Refuse what a few lines of YAML can make with aliases: values without end, or more than memory holds.
+
+    Raises:
+        ConfigError: nested deeper, or larger when written out, than any configuration is.
+    """
+    known: dict[int, tuple[int, int]] = {}
+
+    def extent(value: Any, depth: int) -> tuple[int, int]:
+        """(values, levels) of a value; each is looked at once, however often it is referred to."""
+        if not isinstance(value, Mapping | list):
+            return 1, 1
+        found = known.get(id(value))
+        if found is None:
+            if depth > _MAX_DEPTH:
+                raise ConfigError(
+                    "the configuration is nested too deeply", cause="an alias that holds itself"
+                )
+            children = value.values() if isinstance(value, Mapping) else value
+            inner = [extent(child, depth + 1) for child in children]
+            size, levels = sum(one[0] for one in inner), max((one[1] for one in inner), default=0)
+            found = known[id(value)] = 1 + size, 1 + levels
+        if found[0] > _MAX_VALUES or depth + found[1] > _MAX_DEPTH + 2:
+            raise ConfigError(
+                f"the configuration is too large: more than {_MAX_VALUES:,} values or {_MAX_DEPTH} levels",
+                cause="aliases (*name) that multiply each other",
+            )
+        return found
+
+    extent(values, 0)
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

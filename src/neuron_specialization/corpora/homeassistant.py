@@ -21,6 +21,9 @@ from neuron_specialization.errors import CorpusError
 from neuron_specialization.text import normalise
 
 _MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([A-Za-z0-9-]+)\.json")
+# one translation file is some hundred kB at most, all of them some hundred MB
+_MAX_MEMBER = 16 << 20
+_MAX_TOTAL = 4 << 30
 _REFERENCE = re.compile(r"\[%key:[^\]]*%\]")
 
 
@@ -46,16 +49,21 @@ def extract(wheel: str | Path, languages: list[str]) -> list[Row]:
     tags = {language_tag(code): code for code in languages}
     messages: dict[tuple[str, ...], Row] = {}
     available: set[str] = set()
+    unpacked = 0
     try:
         with zipfile.ZipFile(wheel) as archive:
-            for name in archive.namelist():
+            for info in archive.infolist():
+                name = info.filename
                 member = _MEMBER.fullmatch(name)
                 if not member:
                     continue
                 component, tag = member.groups()
                 available.add(tag)
                 if tag in tags:
-                    for key, text in _leaves(_read(archive, name, wheel), (component,)):
+                    unpacked += info.file_size
+                    if info.file_size > _MAX_MEMBER or unpacked > _MAX_TOTAL:
+                        raise ValueError(f"{name} unpacks to more than any translation file holds")
+                    for key, text in _leaves(_read(archive, info, wheel), (component,)):
                         # an unresolved reference is no text; it counts as an empty side
                         messages.setdefault(key, {})[tags[tag]] = "" if _REFERENCE.search(text) else text
     except FileNotFoundError:
@@ -71,13 +79,13 @@ def extract(wheel: str | Path, languages: list[str]) -> list[Row]:
     return [messages[key] for key in sorted(messages)]
 
 
-def _read(archive: zipfile.ZipFile, name: str, wheel: str | Path) -> Any:
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, wheel: str | Path) -> Any:
     try:
-        return json.loads(archive.read(name).decode("utf-8"))
+        return json.loads(archive.read(info).decode("utf-8"))
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise CorpusError(
             f"damaged translation file: {error}",
-            where=f"{wheel}, {name}",
+            where=f"{wheel}, {info.filename}",
             hint="delete the wheel and fetch it again",
         ) from None
 
