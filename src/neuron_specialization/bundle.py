@@ -222,22 +222,38 @@ class Bundle:
         from neuron_specialization.provenance import model_provenance
 
         self._verify()
-        parameters = self._parameters()
-        masks = self._mask(name) if self.masked else {}
-        write_model_directory(
-            folder,
-            compact(parameters, masks),
-            self.facts["settings"],
-            self._symbols(),
-            None if self.facts["input_format"] == "pieces" else self.folder / SEGMENTATION,
-            model_provenance(
-                self.facts,
-                self.facts["models"][name],
-                [name] if self.masked else self.facts["directions"],
-                quantization=quantization,
-                scores=self.facts["scores"],
-            ),
-        )
+        with self._fitting():
+            parameters = self._parameters()
+            masks = self._mask(name) if self.masked else {}
+            write_model_directory(
+                folder,
+                compact(parameters, masks),
+                self.facts["settings"],
+                self._symbols(),
+                None if self.facts["input_format"] == "pieces" else self.folder / SEGMENTATION,
+                model_provenance(
+                    self.facts,
+                    self.facts["models"][name],
+                    [name] if self.masked else self.facts["directions"],
+                    quantization=quantization,
+                    scores=self.facts["scores"],
+                ),
+            )
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Explain what comes of weights, masks and description that do not belong together."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise TranslationError(
+                f"the bundle's files do not fit its description ({type(error).__name__}: {error})",
+                where=self.folder,
+                cause="its checksums agree, so that it was put together by another tool",
+                hint="export it again",
+            ) from None
 
     def _verify(self) -> None:
         """Compare all files with their checksums, once."""
@@ -266,11 +282,15 @@ class Bundle:
         import numpy as np
         from safetensors import safe_open
 
+        masks = {}
         with safe_open(self.folder / MASKS, framework="numpy") as file:
-            return {
-                layer: np.unpackbits(file.get_tensor(f"{direction}/{layer}"), count=width).astype(bool)
-                for layer, width in self.facts["d_ff"].items()
-            }
+            for layer, width in self.facts["d_ff"].items():
+                packed = file.get_tensor(f"{direction}/{layer}")
+                # unpackbits would fill up whatever is missing
+                if packed.dtype != np.uint8 or packed.shape != (-(-width // 8),):
+                    raise ValueError(f"the mask of {layer} is not one of {width} neurons")
+                masks[layer] = np.unpackbits(packed, count=width).astype(bool)
+        return masks
 
     def _symbols(self) -> list[str]:
         from neuron_specialization.binarize import read_dictionary
@@ -287,6 +307,11 @@ def _read_bundle(folder: Path) -> dict[str, Any]:
         *("input_format", "max_source_positions", "max_target_positions", "checkpoint", "scores"),
     )
     facts = read_description(folder / BUNDLE, "bundle", format=FORMAT, needed=needed)
+    expected = {DENSE} if DENSE in facts["models"] else set(facts["directions"])
+    if set(facts["models"]) != expected or facts["d_ff"] is None:
+        raise TranslationError(
+            "the bundle's description does not have a model for each direction", where=folder / BUNDLE
+        )
     required = {WEIGHTS, DICTIONARY} | (set() if DENSE in facts["models"] else {MASKS})
     missing_files(folder, {**{name: {} for name in required}, **facts["files"]}, "bundle")
     return facts

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
 
-# Text packs to a third or a tenth; gzip can claim a thousandth. What is small does no harm whatever it claims.
+# Text packs to a third or a tenth; gzip can claim a thousandth. What is small does no harm.
 _MAX_RATIO = 250
 _RATIO_FREE_BYTES = 64 << 20
 

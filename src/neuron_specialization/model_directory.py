@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neuron_specialization.descriptions import check_description
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import NeuronSpecializationError, TranslationError
 from neuron_specialization.files import read_json, sha256_of
@@ -100,7 +101,7 @@ def read_description(path: Path, kind: str, *, format: int, needed: Sequence[str
         needed: further keys that it must have.
 
     Raises:
-        TranslationError: unreadable, a key is missing, or another format.
+        TranslationError: unreadable, a key is missing, another format, or a value that cannot be.
     """
     try:
         description = read_json(path)
@@ -122,6 +123,7 @@ def read_description(path: Path, kind: str, *, format: int, needed: Sequence[str
             where=path.parent,
             hint=f"export the {kind} again with this version",
         )
+    check_description(description, path, kind)
     return dict(description)
 
 

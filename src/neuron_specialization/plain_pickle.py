@@ -1,8 +1,9 @@
-"""Read a pickle of plain containers, numpy arrays and torch tensors; nothing that a pickle names is ever called.
+"""Read a pickle of plain containers, numpy arrays and torch tensors; nothing that it names is ever called.
 
-A pickle is a program. An allow-list of numpy's own functions is not enough to make it harmless: ``numpy.ndarray``
-called with a buffer, or a ``numpy.dtype`` given a state of the file's choosing, makes objects out of bytes. So the
-names of an honest file stand for functions of this module, which take bytes and numbers and check both.
+A pickle is a program. An allow-list of numpy's own functions is not enough to make it harmless:
+``numpy.ndarray`` called with a buffer, or a ``numpy.dtype`` given a state of the file's choosing, makes
+objects out of bytes. So the names of an honest file stand for functions of this module, which take bytes and
+numbers and check both.
 """
 
 from __future__ import annotations

@@ -208,8 +208,9 @@ def test_a_changed_byte_is_refused(folder: Path, tmp_path: Path) -> None:
 def make(content: str, folder: Path) -> None:
     """The least that counts as a model directory."""
     (folder / "model.bin").write_text(content)
-    keys: dict[str, Any] = dict.fromkeys(("languages", "max_source_positions", "max_target_positions"), 0)
-    write_json(folder / "provenance.json", {"format": 1, "directions": [], "files": files_of(folder), **keys})
+    keys: dict[str, Any] = dict.fromkeys(("max_source_positions", "max_target_positions"), 32)
+    keys |= {"format": 1, "directions": ["de-en"], "languages": ["de", "en"]}
+    write_json(folder / "provenance.json", {"files": files_of(folder), **keys})
 
 
 def test_a_damaged_model_is_made_again(tmp_path: Path) -> None:
