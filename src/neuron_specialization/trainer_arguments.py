@@ -62,6 +62,10 @@ class Resources:
             return self.gpus
         return max(n for n in range(1, min(self.threads, micro_batches) + 1) if micro_batches % n == 0)
 
+    def started(self, micro_batches: int) -> int:
+        """Return how many of them are started here: of those on GPUs one, which starts the others itself."""
+        return 1 if self.gpus else self.processes(micro_batches)
+
 
 def update_frequency(micro_batches: int, processes: int) -> int:
     """Return how many micro-batches a process accumulates for all to make ``micro_batches`` together.
@@ -303,11 +307,11 @@ def trainer_environment(
     Args:
         base: the environment to start from (``os.environ``).
         resources: GPUs and threads.
-        processes: how many processes share the threads of a training on a CPU.
+        processes: how many are started here, and share the threads (``Resources.started``).
         devices: ids of the GPUs this run holds; None leaves what is visible alone.
     """
     environment = dict(base)
-    threads = resources.threads if resources.gpus else max(1, resources.threads // processes)
+    threads = max(1, resources.threads // processes)
     for name in _THREAD_VARIABLES:
         environment[name] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"

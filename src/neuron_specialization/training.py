@@ -109,8 +109,8 @@ def _train(
 ) -> None:
     metrics = MetricsFile(run.folder / "metrics.jsonl")
     metrics.forget_after(point.updates if point else 0)
-    _say_what_runs(run, point, resources, display)
-    processes = 1 if resources.gpus else resources.processes(run.recipe.training.micro_batches)
+    processes = resources.started(run.recipe.training.micro_batches)
+    _say_what_runs(run, point, resources, processes, display)
     rendezvous = run.folder / "rendezvous"
     rendezvous.unlink(missing_ok=True)  # of processes that were killed
     gpus = claim_gpus(resources.gpus, os.environ)
@@ -149,12 +149,11 @@ def _updates_made(run: Run, outcome: Outcome) -> int:
 
 
 def _say_what_runs(
-    run: Run, point: ResumePoint | None, resources: Resources, display: ProgressDisplay
+    run: Run, point: ResumePoint | None, resources: Resources, processes: int, display: ProgressDisplay
 ) -> None:
     recipe = run.recipe
-    processes = resources.processes(recipe.training.micro_batches)
     place = f"{resources.gpus} GPU{'s' if resources.gpus > 1 else ''}" if resources.gpus else "CPU"
-    place += f" ({processes} processes)" if processes > 1 and not resources.gpus else ""
+    place += f" ({processes} processes)" if processes > 1 else ""
     start = f"resuming at update {point.updates:,}" if point else "training"
     display.note(
         f"{start}: {len(recipe.directions)} directions, {recipe.training.max_updates:,} updates on"

@@ -155,6 +155,9 @@ def test_gpus_keep_the_global_batch() -> None:
     assert value(line, "--update-freq") == "21"
     assert value(line, "--distributed-world-size") == "4"
     assert "--cpu" not in line
+    # fairseq starts the others, and each may use all threads
+    assert Resources(gpus=4).started(84) == 1
+    assert trainer_environment({}, resources=Resources(gpus=4, threads=3))["OMP_NUM_THREADS"] == "3"
     assert "--load-checkpoint-on-all-dp-ranks" in line
     assert value(line, "--num-workers") == "2"
 
@@ -165,7 +168,7 @@ def test_gpus_keep_the_global_batch() -> None:
 )
 def test_threads_of_a_cpu_share_the_micro_batches(micro_batches: int, threads: int, processes: int) -> None:
     given, resources = recipe(micro_batches=micro_batches), Resources(threads=threads)
-    assert resources.processes(micro_batches) == processes
+    assert resources.processes(micro_batches) == resources.started(micro_batches) == processes
     line = trainer_arguments(given, Path("data"), Path("ck"), resources=resources)
     assert value(line, "--distributed-world-size") == str(processes)
     assert int(value(line, "--update-freq")) * processes == micro_batches
