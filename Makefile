@@ -20,7 +20,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help env demo smoke plan report test test-fast test-long bench lint format lock clean
+.PHONY: help env demo smoke plan test test-fast test-long test-slurm bench audit licences lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
