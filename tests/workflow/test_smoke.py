@@ -256,14 +256,13 @@ def test_damaged_translation_stops_the_run(run: tuple[Workflow, Result], tmp_pat
     workflow = run[0].copied_to(tmp_path)
     path = tmp_path / "results/smoke/translations/ns/heldout/de-en.txt"
     path.write_text("one line\n", encoding="utf-8")
-    broken = workflow.run()
+    # whichever job meets the damage first, the score is tried too
+    broken = workflow.run("--keep-going")
     assert broken.status != 0
     # the job's own words, not only the name of a log file
     assert "de-en" in broken.output and "hypothesis" in broken.output.lower()
     assert "Traceback" not in broken.output
-    # no score of it: none at all, or the one from before, if another job met the damage first
-    score = tmp_path / "results/smoke/scores/ns/heldout/de-en.json"
-    assert not score.exists() or score.stat().st_mtime < path.stat().st_mtime
+    assert not (tmp_path / "results/smoke/scores/ns/heldout/de-en.json").exists()
 
 
 def test_the_report_is_made_without_network(run: tuple[Workflow, Result], tmp_path: Path) -> None:
