@@ -53,6 +53,9 @@ FORMAT = "neuron-specialization-model-1"
 
 _MASKS = ".fc1.masks"
 
+# positions, widths and layers of a model, far beyond any that is computed
+_MOST, _MOST_LAYERS = 2**24, 1000
+
 # not learned: a version mark, and a position buffer older fairseq versions save
 _BUFFERS = (".version", "_float_tensor")
 
@@ -166,6 +169,16 @@ def load_checkpoint(
     """
     path = Path(path)
     state = read_state(path, unsafe=unsafe)
+    try:
+        return _checkpoint_of(state, path, languages)
+    # a description of the file's choosing: a text where a number belongs, a list where a mapping does
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint describes no model: {error}", where=path, cause="it was changed or damaged"
+        ) from None
+
+
+def _checkpoint_of(state: Mapping[str, Any], path: Path, languages: Sequence[str] | None) -> Checkpoint:
     parameters = state.get("model")
     if not isinstance(parameters, Mapping) or not parameters:
         raise CheckpointError(
@@ -183,6 +196,7 @@ def load_checkpoint(
         parameters = reference_formats.restore_parameters(parameters, model_arguments, path)
         mask_files = reference_formats.mask_files(model_arguments, path)
     settings = {key: model_arguments.get(key, default) for key, default in MODEL_DEFAULTS.items()}
+    _check_types(settings, path)
     _check_supported(settings, {**model_arguments, **task_arguments}, path)
     parameters, masks = _split_masks(parameters, _names(model_arguments.get("mask_directions")), path)
     _check_parameters(parameters, settings, path)
@@ -259,6 +273,27 @@ def _languages(arguments: Mapping[str, Any], directions: list[str]) -> list[str]
     if arguments.get("lang_dict"):
         return []
     return sorted({code for direction in directions for code in direction.split("-")})
+
+
+def _check_types(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse settings of another type or magnitude than any model's."""
+    for key, default in MODEL_DEFAULTS.items():
+        value = settings[key]
+        if isinstance(default, bool):
+            fits = value in (False, True, None)
+        elif isinstance(default, int):
+            fits = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST
+            fits = fits and (not key.endswith("_layers") or value <= _MOST_LAYERS)
+        elif isinstance(default, float):
+            fits = isinstance(value, int | float) and 0 <= value <= 1
+        else:
+            fits = isinstance(value, str)
+        if not fits:
+            raise CheckpointError(
+                f"the checkpoint says {key} = {str(value)[:60]!r}, which no model has",
+                where=path,
+                cause="it was changed or damaged",
+            )
 
 
 def _check_supported(settings: Mapping[str, Any], arguments: Mapping[str, Any], path: Path) -> None:

@@ -19,7 +19,7 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError
 from neuron_specialization.files import read_lines
 
-BOS, PAD, EOS, UNK = 0, 1, 2, 3
+PAD, EOS, UNK = 1, 2, 3
 _SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _MAGIC = b"MMIDIDX\x00\x00"
 # fairseq.data.indexed_dataset._code_to_dtype, the integer types
@@ -74,9 +74,11 @@ class Sentences:
         dtype = np.dtype(_DTYPES[code])
         lengths = np.frombuffer(index, "<i4", count, 26).astype(np.int64)
         pointers = np.frombuffer(index, "<i8", count, 26 + 4 * count)
-        size = data_path.stat().st_size // dtype.itemsize
+        size, rest = divmod(data_path.stat().st_size, dtype.itemsize)
         starts = pointers // dtype.itemsize
         # compared by subtraction: a sum of foreign numbers may overflow
+        if rest or bool((pointers % dtype.itemsize).any()):
+            raise CorpusError("index and text do not belong together", where=data_path)
         if count and (lengths.min() < 1 or starts.min() < 0 or bool((lengths > size - starts).any())):
             raise CorpusError("index and text do not belong together", where=data_path)
         tokens: NDArray[Any] = np.memmap(data_path, dtype, "r") if size else np.zeros(0, dtype)

@@ -134,8 +134,8 @@ def check_description(description: Mapping[str, Any], path: Path, kind: str) -> 
         if key in description and not is_valid(description[key]):
             raise refused(f"a {key} that is not {expected}")
     widths = description.get("d_ff") or {}
-    for model in (description, *description.get("models", {}).values()):
+    for model in description["models"].values() if "models" in description else (description,):
         neurons = model.get("neurons") or {}
         too_many = [layer for layer, width in widths.items() if neurons.get(layer, width + 1) > width]
-        if "neurons" in model and too_many:
+        if too_many:
             raise refused("neurons that are not those of its layers")
