@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from neuron_specialization import comet as scorer
-from neuron_specialization.detokenize import DETOKENIZERS
+from neuron_specialization.cli.options import detokenizer_option, interval_options
 from neuron_specialization.directions import Direction
 from neuron_specialization.files import write_json
-from neuron_specialization.scoring import BOOTSTRAP_SEED, Bootstrap
+from neuron_specialization.scoring import Bootstrap
 
 
 @click.command()
@@ -35,23 +35,11 @@ from neuron_specialization.scoring import BOOTSTRAP_SEED, Bootstrap
     show_default=True,
     help="Name (downloaded by COMET) or path (nothing is downloaded).",
 )
-@click.option(
-    "--detokenize",
-    "--detokenizer",
-    "detokenizer",
-    type=click.Choice(DETOKENIZERS),
-    default="none",
-    show_default=True,
-    help="Applied to the three texts first, as in score.",
-)
+@detokenizer_option("Applied to the three texts first, as in score.")
 @click.option("--python", help=f"Python of COMET's environment; default: ${scorer.PYTHON_VARIABLE}.")
 @click.option("--gpus", default=0, show_default=True, type=click.IntRange(min=0), help="For COMET.")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Segments.")
-@click.option(
-    "--bootstrap", default=1000, show_default=True, help="Resamples for the interval; 0: no interval."
-)
-@click.option("--confidence", default=0.95, show_default=True, help="Of the interval.")
-@click.option("--seed", default=BOOTSTRAP_SEED, show_default=True, help="Of the resampling.")
+@interval_options
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="Folder for DIRECTION.json of each."
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import detokenizer_option, groups_option
 from neuron_specialization.cli.report import parse_groups
-from neuron_specialization.detokenize import DETOKENIZERS
 from neuron_specialization.directions import Direction
 from neuron_specialization.files import write_json
 from neuron_specialization.scoring import BOOTSTRAP_SEED
@@ -29,13 +29,9 @@ from neuron_specialization.significance import compare as compare_systems
     "--texts", required=True, type=click.Path(path_type=Path), help="Holds the references, PAIR.LANGUAGE."
 )
 @click.option("--testset", required=True)
-@click.option(
-    "--groups", required=True, help="Every direction with its group, tier and branch: JSON or a file."
-)
+@groups_option
 @click.option("--metrics", default="bleu,chrf++", show_default=True)
-@click.option(
-    "--detokenizer", type=click.Choice(DETOKENIZERS), default="none", show_default=True, help="As in score."
-)
+@detokenizer_option("As in score.")
 @click.option("--samples", default=1000, show_default=True, help="Bootstrap resamples.")
 @click.option("--trials", default=10_000, show_default=True, help="Approximate randomisation trials.")
 @click.option("--confidence", default=0.95, show_default=True, help="Of the intervals.")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import first_seed_option, groups_option
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -16,7 +18,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--runs", required=True, metavar="JSON", help='E.g. [{"run": "ns", "init": "baseline", "masks": "k95"}].'
 )
-@click.option("--seed", type=int, help="Of the systems' first runs; those of others are called SYSTEM@SEED.")
+@first_seed_option
 @click.option("--output", type=FOLDER, required=True, help="Folder for costs.csv and costs.md.")
 def costs(training: Path, masks: Path, benchmarks: Path, runs: str, seed: int | None, output: Path) -> None:
     """Tabulate parameters, masks, updates, tokens, time, memory and energy of every training."""
@@ -31,9 +33,9 @@ def costs(training: Path, masks: Path, benchmarks: Path, runs: str, seed: int | 
 @click.command()
 @click.option("--training", type=FOLDER, required=True, help="Holds RUN/model.json and metrics.jsonl.")
 @click.option("--runs", required=True, help="E.g. baseline,ns,ns@223.")
-@click.option("--groups", required=True, help="Every direction with group, tier and branch: JSON or a file.")
+@groups_option
 @click.option("--controls", help="Systems that others are compared with; default: continued and baseline.")
-@click.option("--seed", type=int, help="Of the systems' first runs; those of others are called SYSTEM@SEED.")
+@first_seed_option
 @click.option("--output", type=FOLDER, required=True, help="Folder for perplexity.csv and interference.csv.")
 def perplexity(
     training: Path, runs: str, groups: str, controls: str | None, seed: int | None, output: Path

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from neuron_specialization.cli.options import first_seed_option, groups_option
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.files import read_json
 from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
@@ -46,9 +47,7 @@ def _names(text: str | None) -> list[str] | None:
     type=click.Path(path_type=Path),
     help="Holds SYSTEM/TESTSET/DIRECTION.json; given several times, their metrics are put together.",
 )
-@click.option(
-    "--groups", required=True, help="Every direction with its group, tier and branch: JSON or a file."
-)
+@groups_option
 @click.option("--systems", help="Which, in this order; default: all that are there.")
 @click.option("--testsets", help="Which, in this order; default: all that are there.")
 @click.option("--controls", help="Systems to give differences to; default: continued and baseline.")
@@ -59,7 +58,8 @@ def _names(text: str | None) -> list[str] | None:
     show_default=True,
     help="Refuse missing scores, or show them as gaps.",
 )
-@click.option("--seed", type=int, help="Of the systems' first runs; those of others are called SYSTEM@SEED.")
+@first_seed_option
+@click.option("--released", help="Systems that were not trained here: their one run stands for every seed.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
 def tables(
     scores: tuple[Path, ...],
@@ -69,6 +69,7 @@ def tables(
     controls: str | None,
     missing: str,
     seed: int | None,
+    released: str | None,
     output: Path,
 ) -> None:
     """Make scores.csv, directions.csv, summary.csv and summary.md of all scores, and print the table."""
@@ -83,6 +84,7 @@ def tables(
         testsets=_names(testsets),
         allow_missing=missing == "show",
         seed=seed,
+        released=_names(released) or [],
     )
     chosen = _names(controls)
     unknown = sorted(set(chosen or []) - set(table.systems))

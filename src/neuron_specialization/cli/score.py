@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from neuron_specialization import published, scoring
-from neuron_specialization.detokenize import DETOKENIZERS
+from neuron_specialization.cli.options import detokenizer_option, interval_options
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import write_json
@@ -53,20 +53,8 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 @click.option("--system", help="Name of the system, recorded in the output.")
 @click.option("--testset", help="Name of the test set, recorded in the output.")
 @click.option("--metrics", default="bleu,chrf++", show_default=True, help="Of bleu, chrf++, spbleu.")
-@click.option(
-    "--detokenize",
-    "--detokenizer",
-    "detokenizer",
-    type=click.Choice(DETOKENIZERS),
-    default="none",
-    show_default=True,
-    help="Applied to both texts first; moses gives the paper's scores on its tokenised text.",
-)
-@click.option(
-    "--bootstrap", default=1000, show_default=True, help="Resamples for the interval; 0: no interval."
-)
-@click.option("--confidence", default=0.95, show_default=True, help="Of the interval.")
-@click.option("--seed", default=scoring.BOOTSTRAP_SEED, show_default=True, help="Of the resampling.")
+@detokenizer_option("Applied to both texts first; moses gives the paper's scores on its tokenised text.")
+@interval_options
 @click.option(
     "--spbleu-model",
     type=click.Path(path_type=Path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import signal
 import socket
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import translator_options
 from neuron_specialization.errors import TranslationError
 
 PATH = click.Path(path_type=Path)
@@ -22,7 +22,7 @@ PATH = click.Path(path_type=Path)
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the cores of this process].")
+@translator_options
 @click.option(
     "--concurrency", type=click.IntRange(1), help="Requests translated at once [default: --threads]."
 )
@@ -47,9 +47,6 @@ PATH = click.Path(path_type=Path)
     help="Lines of a request; more: 413.",
 )
 @click.option("--keep", type=click.IntRange(1), default=8, show_default=True, help="Models held in memory.")
-@click.option("--compute-type", default="default", show_default=True, help="CTranslate2's: int8, float32, …")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--cache", type=PATH, help="Folder of models made from a bundle.")
 @click.option(
     "--stop-seconds", type=click.IntRange(1), default=30, show_default=True, help="To finish when stopped."
 )
@@ -57,7 +54,7 @@ def serve(
     model: Path,
     host: str,
     port: int,
-    threads: int | None,
+    threads: int,
     concurrency: int | None,
     queue: int,
     per_client: int,
@@ -76,7 +73,6 @@ def serve(
     """
     from neuron_specialization.translation import Translator
 
-    threads = threads or len(os.sched_getaffinity(0))
     translator = Translator.load(
         model, threads=threads, compute_type=compute_type, device=device, keep=keep, cache=cache
     )

@@ -13,6 +13,7 @@ from typing import IO, BinaryIO, Literal, cast
 
 import click
 
+from neuron_specialization.cli.options import translator_options
 from neuron_specialization.errors import CorpusError, TranslationError
 from neuron_specialization.files import atomic_text
 from neuron_specialization.translation import (
@@ -74,24 +75,12 @@ PATH = click.Path(path_type=Path)
     show_default=True,
     help="Lines longer than the model was trained for.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the cores of this process].")
-@click.option(
-    "--compute-type",
-    default="default",
-    show_default=True,
-    help="CTranslate2's: int8, float32, …; default: as exported.",
-)
+@translator_options
 @click.option("--int8", is_flag=True, help="Short for --compute-type int8.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option(
     "--buffer",
     type=click.IntRange(1),
     help="Lines read before they are translated [default: 16 batches; 1 when typing into a terminal].",
-)
-@click.option(
-    "--cache",
-    type=PATH,
-    help="Folder of models made from a bundle [default: $NEURON_SPECIALIZATION_CACHE, else ~/.cache/…].",
 )
 @click.option("--allow-unsafe-pickle", is_flag=True, help="Let --checkpoint run code when it is loaded.")
 @click.option("--quiet", is_flag=True, help="No progress on a terminal.")
@@ -112,7 +101,7 @@ def translate(
     nbest: int,
     as_json: bool,
     too_long: str,
-    threads: int | None,
+    threads: int,
     compute_type: str,
     int8: bool,
     device: str,
@@ -129,7 +118,6 @@ def translate(
     if outputs and len(outputs) != max(len(inputs), 1):
         raise click.UsageError(f"{len(inputs)} --input and {len(outputs)} --output: give one for each")
     options = SearchOptions(beam, length_penalty, max_length, batch_size, nbest)
-    threads = threads or len(os.sched_getaffinity(0))
     if engine == "ctranslate2":
         if model is None or checkpoint is not None or mask is not None:
             raise click.UsageError(

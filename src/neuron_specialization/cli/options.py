@@ -1,0 +1,90 @@
+"""Options that several commands share. Each function is a decorator that adds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def detokenizer_option(help: str) -> Callable[[Command], Command]:
+    """``--detokenizer``, or for short ``--detokenize``: what is done to texts before they are scored."""
+    from neuron_specialization.detokenize import DETOKENIZERS
+
+    return click.option(
+        "--detokenize",
+        "--detokenizer",
+        "detokenizer",
+        type=click.Choice(DETOKENIZERS),
+        default="none",
+        show_default=True,
+        help=help,
+    )
+
+
+def interval_options(command: Command) -> Command:
+    """``--bootstrap``, ``--confidence`` and ``--seed`` of a score's interval (scoring.Bootstrap)."""
+    from neuron_specialization.scoring import BOOTSTRAP_SEED
+
+    return _all(
+        click.option(
+            "--bootstrap", default=1000, show_default=True, help="Resamples for the interval; 0: no interval."
+        ),
+        click.option("--confidence", default=0.95, show_default=True, help="Of the interval."),
+        click.option("--seed", default=BOOTSTRAP_SEED, show_default=True, help="Of the resampling."),
+    )(command)
+
+
+def translator_options(command: Command) -> Command:
+    """``--threads``, ``--compute-type``, ``--device`` and ``--cache``: how a model runs (Translator.load)."""
+    return _all(
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            default=lambda: len(os.sched_getaffinity(0)),
+            help="CPU threads [default: the cores of this process].",
+        ),
+        click.option(
+            "--compute-type",
+            default="default",
+            show_default=True,
+            help="CTranslate2's: int8, float32, …; default: as exported.",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path),
+            help="Folder of models made from a bundle"
+            " [default: $NEURON_SPECIALIZATION_CACHE, else ~/.cache/…].",
+        ),
+    )(command)
+
+
+def groups_option(command: Command) -> Command:
+    """``--groups``, which cli.report.parse_groups reads."""
+    return click.option(
+        "--groups", required=True, help="Every direction with its group, tier and branch: JSON or a file."
+    )(command)
+
+
+def first_seed_option(command: Command) -> Command:
+    """``--seed``, of which the runs have the systems' plain names."""
+    return click.option(
+        "--seed", type=int, help="Of the systems' first runs; those of others are called SYSTEM@SEED."
+    )(command)
+
+
+def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator of several; they are listed in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
