@@ -282,8 +282,8 @@ def _check_types(settings: Mapping[str, Any], path: Path) -> None:
         if isinstance(default, bool):
             fits = value in (False, True, None)
         elif isinstance(default, int):
-            fits = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST
-            fits = fits and (not key.endswith("_layers") or value <= _MOST_LAYERS)
+            least, most = (0, _MOST_LAYERS) if key.endswith("_layers") else (1, _MOST)
+            fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
         elif isinstance(default, float):
             fits = isinstance(value, int | float) and 0 <= value <= 1
         else:
