@@ -20,7 +20,6 @@ from neuron_specialization.errors import TranslationError
 from neuron_specialization.model_directory import find_models, zero_shot_models
 
 WORD_START = "\u2581"  # SentencePiece writes the space before a word as this
-EngineName = Literal["ctranslate2", "fairseq"]
 TooLong = Literal["split", "refuse"]
 InputFormat = Literal["text", "pieces"]
 
