@@ -488,6 +488,11 @@ def score_folders(wildcards):
     return [part for folder in folders for part in ("--scores", f"{RESULTS}/{folder}")]
 
 
+def released_flags():
+    """Return the flag that names the systems that were not trained here, if there are any."""
+    return ["--released", ",".join(RELEASED)] if RELEASED else []
+
+
 def results_folder(wildcards):
     """Return the folder of the experiment."""
     return RESULTS

@@ -46,6 +46,7 @@ rule tables:
         systems=",".join(SYSTEMS),
         testsets=",".join(TESTSETS),
         seed=CONFIG.seed,
+        released=released_flags(),
     shell:
         """
         python -m neuron_specialization tables \
@@ -54,6 +55,7 @@ rule tables:
             --systems {params.systems:q} \
             --testsets {params.testsets:q} \
             --seed {params.seed:q} \
+            {params.released:q} \
             --output {params.folder:q} \
             >{log:q} 2>&1
         """

@@ -16,6 +16,7 @@ def write_scores_csv(path: str | Path, table: ScoreTable) -> None:
     fields = ["system", "seed", "testset", "direction", "group", "tier", "branch", "segments"]
     for metric in table.metrics:
         fields += [metric, f"{metric}_low", f"{metric}_high"]
+        fields += ["length_ratio"] if metric == "bleu" else []
     fields += ["confidence", "detokenizer", "hypothesis_sha256", "reference_sha256"]
     fields += [f"{metric}_signature" for metric in table.metrics]
     if any(table.alternatives(testset) for testset in table.testsets):
@@ -37,6 +38,8 @@ def _score_row(table: ScoreTable, run: str, testset: str, row: DirectionGroup) -
     score = table.scores.get((run, testset, row.direction))
     if score is None:
         return cells
+    ratio = table.length_ratio(run, testset, row.direction)
+    cells["length_ratio"] = "" if ratio is None else ratio
     for key in ("segments", "detokenizer", "hypothesis_sha256", "reference_sha256"):
         cells[key] = score.get(key, "")
     for metric, result in score["metrics"].items():

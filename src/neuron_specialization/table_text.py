@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
 
 GAP = "–"
+# with more systems than these, each is a row of means instead of a column
+_COLUMNS = 4
 
 
 def label(metric: str) -> str:
@@ -61,31 +63,87 @@ def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
     for testset in table.testsets:
         for metric in table.metrics:
             of_table = [mean for mean in means if mean.testset == testset and mean.metric == metric]
-            deltas = delta_pairs(of_table)
-            header = ["directions", "n", *table.systems, *(f"Δ {a} − {b}" for a, b in deltas)]
+            make = _sets_table if len(table.systems) <= _COLUMNS else _systems_table
+            header, rows = make(table, of_table)
             lines += [f"## {label(metric)}, {testset}", "", _row(header)]
             lines.append(_row(["---", *(["---:"] * (len(header) - 1))]))
-            for row in _by_set(of_table):
-                first = next(iter(row.values()))
-                cells = [set_name(first), str(first.expected)]
-                cells += [mean_text(row[system]) for system in table.systems]
-                cells += [number(row[a].deltas[b], metric, signed=True) for a, b in deltas]
-                bold = first.tier == first.branch == ALL
-                lines.append(_row([f"**{cell}**" for cell in cells] if bold else cells))
-            lines.append("")
+            lines += [*map(_row, rows), ""]
             lines += [f"`{signature}`" for signature in table.signatures(testset, metric)]
             lines.append("")
+        lines += _length_lines(table, testset)
         lines += [
             f"- {line.strip()}" if line.startswith("  ") else f"{line}\n"
             for line in _alternative_lines(table, testset)
         ]
         lines += [""] * bool(table.alternatives(testset))
-    lines.append("Means over directions; a mean is given only where every direction of its row has a score.")
+    lines.append("Means over directions; a mean is given only where every direction of it has a score.")
+    if len(table.systems) > _COLUMNS:
+        lines.append("In brackets the difference to the first of the controls. Every mean: summary.csv.")
     seeds = {mean.seeds for mean in means}
     if max(seeds, default=1) > 1:
         counted = " or ".join(str(count) for count in sorted(seeds))
         lines.append(f"Means over {counted} seeds, ± their sample standard deviation.")
     return lines
+
+
+def _sets_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a row for each set of directions, a column for each system and difference."""
+    deltas = delta_pairs(means)
+    rows = []
+    for row in _by_set(means):
+        first = next(iter(row.values()))
+        cells = [set_name(first), str(first.expected)]
+        cells += [mean_text(row[system]) for system in table.systems]
+        cells += [number(row[a].deltas[b], first.metric, signed=True) for a, b in deltas]
+        rows.append([f"**{cell}**" for cell in cells] if first.tier == first.branch == ALL else cells)
+    return ["directions", "n", *table.systems, *(f"Δ {a} − {b}" for a, b in deltas)], rows
+
+
+def _systems_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a row for each system, a column for each whole group, tier and branch."""
+    sets = [
+        row
+        for row in _by_set(means)
+        if (first := next(iter(row.values()))).tier == first.branch == ALL or first.group == ALL
+    ]
+    first_control = dict(reversed(delta_pairs(means)))
+    rows = []
+    for system in table.systems:
+        control = first_control.get(system)
+        cells = [system]
+        for row in sets:
+            mean = row[system]
+            delta = mean.deltas.get(control) if control else None
+            shown = "" if delta is None else f" ({number(delta, mean.metric, signed=True)})"
+            cells.append(mean_text(mean) + shown)
+        rows.append(cells)
+    return ["system", *(set_name(next(iter(row.values()))) for row in sets)], rows
+
+
+def _length_lines(table: ScoreTable, testset: str) -> list[str]:
+    """How long the translations are, which BLEU's brevity penalty rests on; nothing without BLEU."""
+    groups = list(dict.fromkeys(row.group for row in table.directions))
+    rows = []
+    for system in table.systems:
+        cells = [system]
+        for group in [*groups, *([ALL] if len(groups) > 1 else [])]:
+            ratio = table.mean_length_ratio(system, testset, group)
+            cells.append(GAP if ratio is None else f"{ratio:.3f}")
+        rows.append(cells)
+    if all(cell == GAP for row in rows for cell in row[1:]):
+        return []
+    header = ["system", *groups, *([ALL] if len(groups) > 1 else [])]
+    return [
+        f"## Length, {testset}",
+        "",
+        _row(header),
+        _row(["---", *(["---:"] * (len(header) - 1))]),
+        *map(_row, rows),
+        "",
+        "Tokens of the translation over those of the reference, as BLEU counts them; below 1, BLEU is "
+        "multiplied by exp(1 − 1/ratio).",
+        "",
+    ]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -104,6 +162,9 @@ def print_tables(console: Console, table: ScoreTable, means: Sequence[Mean]) -> 
 
     All metrics stand side by side where the terminal is wide enough, else one below the other.
     """
+    if len(table.systems) > _COLUMNS:
+        _print_systems(console, table, means)
+        return
     for testset in table.testsets:
         segments = {score["segments"] for (_, of, _), score in table.scores.items() if of == testset}
         title = f"{testset}: {', '.join(str(count) for count in sorted(segments))} segments a direction"
@@ -113,12 +174,47 @@ def print_tables(console: Console, table: ScoreTable, means: Sequence[Mean]) -> 
         else:
             for metric in table.metrics:
                 _print_whole(console, _build(table, means, testset, [metric], f"{label(metric)}, {title}"))
+        _print_under(console, table, testset)
+    _print_missing(console, table)
+
+
+def _print_systems(console: Console, table: ScoreTable, means: Sequence[Mean]) -> None:
+    """Print the means, a row for each system: what a terminal holds of many systems."""
+    from rich import box
+    from rich.table import Table
+
+    for testset in table.testsets:
         for metric in table.metrics:
-            for signature in table.signatures(testset, metric):
-                console.print(f"{label(metric)}: {signature}", style="dim", highlight=False, soft_wrap=True)
-        for line in _alternative_lines(table, testset):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        console.print()
+            of_table = [mean for mean in means if mean.testset == testset and mean.metric == metric]
+            header, rows = _systems_table(table, of_table)
+            # tiers and branches are in the files
+            kept = [0, *(index for index, name in enumerate(header) if index and "," not in name)]
+            shown = Table(
+                title=f"{label(metric)}, {testset}: means (difference to the first control)",
+                title_justify="left",
+                title_style="bold",
+                box=box.SIMPLE_HEAD,
+                pad_edge=False,
+            )
+            for index in kept:
+                shown.add_column(header[index], justify="right" if index else "left", no_wrap=True)
+            for row in rows:
+                shown.add_row(*(row[index] for index in kept))
+            _print_whole(console, shown)
+        _print_under(console, table, testset)
+    _print_missing(console, table)
+
+
+def _print_under(console: Console, table: ScoreTable, testset: str) -> None:
+    for metric in table.metrics:
+        for signature in table.signatures(testset, metric):
+            console.print(f"{label(metric)}: {signature}", style="dim", highlight=False, soft_wrap=True)
+    for line in _alternative_lines(table, testset):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print()
+
+
+def _print_missing(console: Console, table: ScoreTable) -> None:
     missing = table.missing()
     if missing:
         console.print(f"missing scores: {len(missing)}: {', '.join(missing)}", style="red", soft_wrap=True)

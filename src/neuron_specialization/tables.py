@@ -10,7 +10,8 @@ score is the mean over its runs, with the sample standard deviation; differences
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -23,6 +24,8 @@ from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import LABELS
 
 ALL = "all"
+# as sacrebleu prints it: 40.1/17.2/9.9/6.3 (BP = 0.935 ratio = 0.937 hyp_len = 5020 ref_len = 5358)
+_RATIO = re.compile(r"\bratio = (\d+(?:\.\d+)?)")
 # systems named so are compared with, in this order
 CONTROLS = ("continued", "baseline")
 _KNOWN_SYSTEMS = ("baseline", "continued", "ns")
@@ -48,6 +51,7 @@ class ScoreTable:
         testsets, directions, metrics: in the order of the tables.
         scores: (run, test set, direction) → score file.
         seed: of the runs that are called as their system, where it is known.
+        released: systems that were not trained here: their one run stands for every seed.
     """
 
     runs: dict[str, list[str]]
@@ -56,6 +60,7 @@ class ScoreTable:
     metrics: list[str]
     scores: dict[tuple[str, str, str], dict[str, Any]] = field(repr=False)
     seed: int | None = None
+    released: frozenset[str] = frozenset()
 
     @property
     def systems(self) -> list[str]:
@@ -75,6 +80,27 @@ class ScoreTable:
     def score(self, system: str, testset: str, direction: str, metric: str) -> float | None:
         """The score of a system, the mean over its seeds, or None where that of a run is missing."""
         return _mean([self.score_of_run(run, testset, direction, metric) for run in self.runs[system]])
+
+    def length_ratio(self, run: str, testset: str, direction: str) -> float | None:
+        """Tokens of the translation over those of the reference, as BLEU counts them; None if not known.
+
+        Below 1 BLEU's brevity penalty applies, exp(1 - 1/ratio) (Papineni et al., 2002, section 2.2).
+        """
+        found = self.scores.get((run, testset, direction))
+        verbose = found["metrics"].get("bleu", {}).get("verbose", "") if found else ""
+        ratio = _RATIO.search(verbose)
+        return float(ratio[1]) if ratio else None
+
+    def mean_length_ratio(self, system: str, testset: str, group: str) -> float | None:
+        """The mean of ``length_ratio`` over seeds and the directions of a group (all: those trained)."""
+        return _mean(
+            [
+                self.length_ratio(run, testset, row.direction)
+                for run in self.runs[system]
+                for row in self.directions
+                if row.group == group or (group == ALL and row.group != ZERO_SHOT)
+            ]
+        )
 
     def missing(self) -> list[str]:
         """The combinations without a score file, as ``run/testset/direction``."""
@@ -149,6 +175,7 @@ def read_scores(
     testsets: Sequence[str] | None = None,
     allow_missing: bool = False,
     seed: int | None = None,
+    released: Collection[str] = (),
 ) -> ScoreTable:
     """Read all score files below one or more folders.
 
@@ -160,6 +187,7 @@ def read_scores(
         testsets: which, and in which order; None takes all that are there.
         allow_missing: show missing scores as gaps instead of refusing.
         seed: of the runs that are called as their system.
+        released: systems that were not trained here.
 
     Raises:
         ScoringError: no score; a score file that is not one; scores that do not compare; missing ones.
@@ -193,7 +221,7 @@ def read_scores(
     runs: dict[str, list[str]] = {}
     for run in systems:
         runs.setdefault(split_run(run)[0], []).append(run)
-    table = ScoreTable(runs, list(testsets), list(groups), metrics, scores, seed)
+    table = ScoreTable(runs, list(testsets), list(groups), metrics, scores, seed, frozenset(released))
     _check_comparable(table)
     missing = table.missing()
     if missing and not allow_missing:
@@ -348,9 +376,9 @@ def _means(
 
 
 def paired_runs(table: ScoreTable, system: str, control: str) -> list[tuple[str, str]]:
-    """The runs of two systems that are compared: those of one seed; a system with one run, with all."""
+    """The runs of two systems that are compared: those of one seed; all, where one was not trained here."""
     runs, others = table.runs[system], table.runs[control]
-    if len(others) == 1 or len(runs) == 1:
+    if table.released & {system, control}:
         return [(run, other) for run in runs for other in others]
     seeds = {split_run(other)[1]: other for other in others}
     return [(run, seeds[split_run(run)[1]]) for run in runs if split_run(run)[1] in seeds]

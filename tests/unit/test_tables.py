@@ -147,6 +147,7 @@ def test_scores_csv(scores: Path, tmp_path: Path) -> None:
         "bleu": "23.0000",
         "bleu_low": "22.0000",
         "bleu_high": "24.0000",
+        "length_ratio": "",
         "chrf++": "46.0000",
         "chrf++_low": "45.0000",
         "chrf++_high": "47.0000",
@@ -242,6 +243,53 @@ def test_a_metric_that_one_system_lacks_is_a_gap(scores: Path, change: Callable[
     assert mean_of(means, "baseline", "X→en", metric="comet").present == 0
 
 
+def add_systems(scores: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        for direction, bleu in BLEU.items():
+            path = scores / name / "heldout" / f"{direction}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(score_json(name, direction, bleu + number)), encoding="utf-8")
+
+
+def test_many_systems_are_rows(scores: Path, tmp_path: Path) -> None:
+    add_systems(scores, "k70", "k90")
+    table = read_scores(scores, GROUPS)
+    means = summarise(table)
+    write_summary_markdown(tmp_path / "summary.md", table, means)
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    header = next(line for line in text.splitlines() if line.startswith("| system"))
+    assert header == "| system | en→X | X→en | all, high | all, low | all |"
+    # the difference is to the first control, continued; its own is to the baseline, which has none
+    row = next(line for line in text.splitlines() if line.startswith("| ns |"))
+    assert row.startswith("| ns | 14.00 (+2.00) | 24.50 (+2.00) |") and row.endswith("| 19.25 (+2.00) |")
+    assert "| continued | 12.00 (+1.00) |" in text and "| baseline | 11.00 | 21.50 |" in text
+    assert "| k70 | 11.00 (-1.00) |" in text
+    output = io.StringIO()
+    print_tables(Console(file=output, width=100), table, means)
+    printed = output.getvalue()
+    assert "19.25 (+2.00)" in printed and "k90" in printed and "chrF++: nc:6|nw:2" in printed
+    # a row each, tiers left to the files
+    assert "high" not in printed and max(map(len, printed.splitlines())) <= 100
+
+
+def test_lengths_are_shown_where_bleu_tells_them(
+    scores: Path, change: Callable[..., Path], tmp_path: Path
+) -> None:
+    for direction, ratio in (("en-de", "0.900"), ("en-sv", "1.100"), ("de-en", "0.95"), ("sv-en", "0.85")):
+        metrics = score_json("ns", direction, 13.0)["metrics"]
+        metrics["bleu"]["verbose"] = f"40.1/17.2/9.9/6.3 (BP = 0.935 ratio = {ratio} hyp_len = 5 ref_len = 6)"
+        change("ns", direction, metrics=metrics)
+    table = read_scores(scores, GROUPS)
+    assert table.length_ratio("ns", "heldout", "en-de") == 0.9
+    assert table.length_ratio("baseline", "heldout", "en-de") is None
+    write_summary_markdown(tmp_path / "summary.md", table, summarise(table))
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "| ns | 1.000 | 0.900 | 0.950 |" in text and "| baseline | – | – | – |" in text
+    write_scores_csv(tmp_path / "scores.csv", table)
+    rows = {(r["system"], r["direction"]): r for r in csv.DictReader((tmp_path / "scores.csv").open())}
+    assert rows["ns", "sv-en"]["length_ratio"] == "0.85" and rows["baseline", "sv-en"]["length_ratio"] == ""
+
+
 def test_command(scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     groups = json.dumps([vars(row) for row in GROUPS])
     main(["tables", "--scores", str(scores), "--groups", groups, "--output", str(tmp_path / "tables")])
@@ -303,7 +351,7 @@ def seeds(scores: Path) -> Path:
 
 
 def test_seeds_give_means_and_deviations(seeds: Path) -> None:
-    table = read_scores(seeds, GROUPS, seed=222)
+    table = read_scores(seeds, GROUPS, seed=222, released=["continued"])
     assert table.systems == ["baseline", "continued", "ns"]
     means = summarise(table)
     baseline, ns = mean_of(means, "baseline", "all"), mean_of(means, "ns", "all")
@@ -312,7 +360,7 @@ def test_seeds_give_means_and_deviations(seeds: Path) -> None:
     assert ns.mean == pytest.approx(21.25) and ns.sd == pytest.approx(3**0.5)
     # seed by seed: 3, 5, 4, which is no difference of deviations
     assert ns.deltas["baseline"] == pytest.approx(4.0) and ns.delta_sds["baseline"] == pytest.approx(1.0)
-    # the control has one run: compared with all of the other's
+    # the control was not trained here: its one run is compared with all of the other's
     assert mean_of(means, "continued", "all").sd is None
     assert ns.deltas["continued"] == pytest.approx(21.25 - 17.25)
     by_direction = {
@@ -320,6 +368,13 @@ def test_seeds_give_means_and_deviations(seeds: Path) -> None:
     }
     assert by_direction["en-de", "ns", "bleu"].mean == pytest.approx(15.0)
     assert by_direction["en-de", "ns", "chrf++"].sd == pytest.approx(2 * 3**0.5)
+
+
+def test_a_system_with_fewer_seeds_is_compared_under_those_it_has(seeds: Path) -> None:
+    ns = mean_of(summarise(read_scores(seeds, GROUPS, seed=222)), "ns", "all")
+    # under seed 222, which both have: 19.25 and 17.25; not 21.25, the mean over all seeds
+    assert ns.mean == pytest.approx(21.25) and ns.deltas["continued"] == pytest.approx(2.0)
+    assert ns.delta_sds["continued"] is None
 
 
 def test_seeds_in_the_files(seeds: Path, tmp_path: Path) -> None:

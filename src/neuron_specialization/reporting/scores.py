@@ -220,24 +220,22 @@ def _means_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
 
 
 def _systems_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
-    """A system a row: its mean over all directions and over each direction group, with the differences."""
-    pairs = evaluation.pairs(testset)
-    control = pairs[0][1] if pairs else ""
+    """A system a row: its mean over all directions and each group, with the differences to its control."""
+    controls = dict(reversed(evaluation.pairs(testset)))
     wholes = [item for item in evaluation.sets if item[1:] == (ALL, ALL)]
     wholes.sort(key=lambda item: item[0] != ALL)
     rows, records = [], []
     for system in evaluation.systems:
-        cells = [text_cell(system)]
-        record: dict[str, Any] = {"testset": testset, "metric": metric, "system": system}
+        control = controls.get(system, "")
+        cells = [text_cell(system), text_cell(control or "–")]
+        record: dict[str, Any] = {"testset": testset, "metric": metric, "system": system, "control": control}
         for where in wholes:
             score, base_score = (
                 evaluation.means.get((testset, metric, name, *where)) for name in (system, control)
             )
             found = _results(evaluation, (testset, system, control), partial(_group, metric, where))
             cells.append(_score_cell(score, metric))
-            cells.append(
-                number_cell(None) if system == control else _difference_cell(found, score, base_score, metric)
-            )
+            cells.append(_difference_cell(found, score, base_score, metric) if control else number_cell(None))
             name = set_name(*where)
             record[name] = round(fmean(score.values), 4) if score and score.values else None
             record |= {
@@ -246,12 +244,9 @@ def _systems_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
             }
         rows.append(Row(cells))
         records.append(record)
-    columns = [Column("system", "text")]
+    columns = [Column("system", "text"), Column("control", "text")]
     for where in wholes:
-        columns += [
-            Column(set_name(*where)),
-            Column(f"{set_name(*where)}\nΔ to {control}" if control else "Δ"),
-        ]
+        columns += [Column(set_name(*where)), Column(f"{set_name(*where)}\nΔ to control")]
     return Table(
         f"systems {testset} {metric}",
         f"{label(metric)} on {testset}: systems",
