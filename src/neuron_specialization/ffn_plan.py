@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from neuron_specialization.fused_ffn import Neurons, Part
-from neuron_specialization.products import ROW_MULTIPLE
+from neuron_specialization.products import rounded_up
 
 # Neurons are filled up to a multiple of this (a cache line of float32): matrices of odd widths are up to a
 # fifth slower to multiply, which would eat most of what a mask saves.
@@ -124,7 +124,7 @@ def choose(
         return parts
 
     def filled(rows: int) -> int:
-        return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE if bfloat16 else rows
+        return rounded_up(rows) if bfloat16 else rows
 
     union = filled(parts[-1].stop) * layer.union.count * width
     grouped = sum(

@@ -34,7 +34,7 @@ from neuron_specialization.products import Linear
 
 
 def weight_mask_ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, mask: Tensor) -> Tensor:
-    """The reference form, for tests and benchmarks.
+    """The reference form: what the others are tested against.
 
     Args:
         x: [..., d].

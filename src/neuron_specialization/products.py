@@ -23,9 +23,14 @@ WORTHWHILE = 1.2
 Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
+def rounded_up(rows: int) -> int:
+    """The rows that a product of so many has."""
+    return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
 def rounded_rows(x: Tensor) -> Tensor:
     """[n, k] float32 → [n rounded up, k] bfloat16, new rows zero."""
-    rows = -(-x.shape[0] // ROW_MULTIPLE) * ROW_MULTIPLE
+    rows = rounded_up(x.shape[0])
     if rows == x.shape[0]:
         return x.to(torch.bfloat16)
     padded = torch.empty(rows, x.shape[1], dtype=torch.bfloat16)

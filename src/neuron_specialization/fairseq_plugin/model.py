@@ -9,7 +9,6 @@ incremental decoding is fairseq's own code over the same parameters.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,148 +26,26 @@ from torch.nn import functional as F
 
 from neuron_specialization import fast_transformer
 from neuron_specialization.errors import MaskError
+from neuron_specialization.fairseq_plugin.feed_forward import (
+    FusedFfn,
+    MaskedLinear,
+    SeparateFfn,
+    fused_ffn_serves,
+    masked_fc1,
+)
 from neuron_specialization.fast_dropout import DropoutPool
-from neuron_specialization.ffn_plan import Group, LayerMasks, choose, group_sentences
-from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
-from neuron_specialization.masked_ffn import Gather, gather_ffn, masked_linear
+from neuron_specialization.ffn_plan import Group, group_sentences
 from neuron_specialization.products import Linear, bfloat16_is_faster, bfloat16_linear
-
-
-class MaskedLinear(nn.Linear):
-    """fc1: a Linear whose output neurons are masked by the direction of each sentence.
-
-    ``masks`` is bool[directions, d_ff] or None; ``rows``, set per forward pass by the model, is the
-    float mask broadcast over the output: [B, d_ff] for a batch in fairseq's [T, B, d] layout.
-    """
-
-    masks: Tensor | None
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        self.register_buffer("masks", None)
-        self.rows: Tensor | None = None
-        self._gathers: dict[tuple[int, torch.dtype, torch.device], Gather] = {}
-        self._table: tuple[torch.dtype, LayerMasks] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[T, B, d] → [T, B, d_ff], before the ReLU."""
-        return masked_linear(x, self.weight, self.bias, self.rows)
-
-    def gather(self, direction: int) -> Gather:
-        """The cached index tensors of one direction."""
-        assert self.masks is not None
-        key = (direction, self.weight.dtype, self.weight.device)
-        if key not in self._gathers:
-            self._gathers[key] = Gather.of(self.masks[direction], self.weight.dtype)
-        return self._gathers[key]
-
-    def table(self) -> LayerMasks:
-        """What is computed once from the masks of all directions."""
-        assert self.masks is not None
-        if self._table is None or self._table[0] != self.weight.dtype:
-            self._table = self.weight.dtype, LayerMasks(self.masks, self.weight.dtype)
-        return self._table[1]
-
-    def forget(self) -> None:
-        """The masks changed: drop what was computed from them."""
-        self._gathers.clear()
-        self._table = None
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self.forget()
-
-
-def _masked_fc1(input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
-    if q_noise:
-        raise MaskError(
-            "quantisation noise and neuron masks do not go together", hint="drop --quant-noise-pq"
-        )
-    return MaskedLinear(input_dim, output_dim)
-
-
-def _fused_ffn_serves(weight: Tensor) -> bool:
-    """Whether the FFN is computed by the fused operation: full precision on a CPU."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-@dataclass(frozen=True)
-class _SeparateFfn:
-    """The FFN in ordinary operations: other devices, half precision, autocast, activation dropout.
-
-    Attributes:
-        rows: int64[B], the direction of each sentence; None: ``direction`` is everyone's, or no masks.
-    """
-
-    rows: Tensor | None
-    direction: int | None
-    activation_dropout: float
-    linear: Linear
-
-    def __call__(self, layer: Any, x: Tensor) -> Tensor:
-        """[B, T, d] → [B, T, d]."""
-        fc1: MaskedLinear = layer.fc1
-        fc2: nn.Linear = layer.fc2
-        if self.direction is not None and self.activation_dropout == 0:
-            gather = fc1.gather(self.direction)
-            return gather_ffn(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, gather, self.linear)
-        mask = None
-        if fc1.masks is not None and self.rows is not None:
-            mask = fc1.masks[self.rows].to(x.dtype).unsqueeze(1)
-        elif fc1.masks is not None:
-            mask = fc1.masks[self.direction].to(x.dtype)
-        hidden = F.relu(masked_linear(x, fc1.weight, fc1.bias, mask, self.linear))
-        if self.activation_dropout:
-            hidden = F.dropout(hidden, self.activation_dropout)
-        return self.linear(hidden, fc2.weight, fc2.bias)
-
-
-@dataclass(frozen=True)
-class _FusedFfn:
-    """The FFN in one operation, over the neurons that each direction's sentences need.
-
-    Attributes:
-        rows: int64[B], sorted: the direction of each sentence, and
-        groups: its runs; None and none: ``direction`` is everyone's, or there are no masks.
-    """
-
-    rows: Tensor | None
-    groups: list[Group]
-    direction: int | None
-    bfloat16: bool
-
-    def __call__(self, layer: Any, x: Tensor) -> Tensor:
-        """[B, T, d] → [B, T, d]."""
-        fc1: MaskedLinear = layer.fc1
-        fc2: nn.Linear = layer.fc2
-        batch, length, width = x.shape
-        rows = None
-        parts: list[Part] | None
-        if fc1.masks is None:
-            parts = [Part(0, batch * length, Neurons(None, fc1.out_features, None))]
-        elif self.direction is not None:
-            parts = fc1.table().whole(self.direction, batch * length)
-        else:
-            assert self.rows is not None
-            table = fc1.table()
-            parts = choose(table, self.groups, length, width, bfloat16=self.bfloat16)
-            if parts is None:
-                parts, rows = [Part(0, batch * length, table.union)], table.union_rows[self.rows]
-        return fused_ffn(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, parts, rows, bfloat16=self.bfloat16)
 
 
 class MaskedEncoderLayer(TransformerEncoderLayerBase):
     def build_fc1(self, input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
-        return _masked_fc1(input_dim, output_dim, q_noise, qn_block_size)
+        return masked_fc1(input_dim, output_dim, q_noise, qn_block_size)
 
 
 class MaskedDecoderLayer(TransformerDecoderLayerBase):
     def build_fc1(self, input_dim: int, output_dim: int, q_noise: float, qn_block_size: int) -> MaskedLinear:
-        return _masked_fc1(input_dim, output_dim, q_noise, qn_block_size)
+        return masked_fc1(input_dim, output_dim, q_noise, qn_block_size)
 
 
 class MaskedEncoder(TransformerEncoderBase):
@@ -383,8 +260,8 @@ class MaskedTransformer(TransformerModel):
         activation_dropout = float(self.cfg.activation_dropout) if self.training else 0.0
         order: Tensor | None = None
         feed_forward: fast_transformer.FeedForward
-        if activation_dropout or not _fused_ffn_serves(self.encoder.embed_tokens.weight):
-            feed_forward = _SeparateFfn(rows, direction, activation_dropout, linear)
+        if activation_dropout or not fused_ffn_serves(self.encoder.embed_tokens.weight):
+            feed_forward = SeparateFfn(rows, direction, activation_dropout, linear)
         else:
             groups: list[Group] = []
             if rows is not None:
@@ -392,7 +269,7 @@ class MaskedTransformer(TransformerModel):
                 if order is not None:
                     rows = rows[order]
                     src_tokens, prev_output_tokens = src_tokens[order], prev_output_tokens[order]
-            feed_forward = _FusedFfn(rows, groups, direction, bfloat16)
+            feed_forward = FusedFfn(rows, groups, direction, bfloat16)
         states, bias = fast_transformer.encode(
             self.encoder,
             src_tokens,
