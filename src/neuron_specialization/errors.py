@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class NeuronSpecializationError(Exception):
     """Base of every error this package raises on purpose.
@@ -57,3 +59,24 @@ class TranslationError(NeuronSpecializationError):
 
 class ScoringError(NeuronSpecializationError):
     """A score cannot be computed from what is there."""
+
+
+class FileError(NeuronSpecializationError):
+    """A file cannot be read or written: the disk is full, the folder read-only, the file gone."""
+
+    @classmethod
+    def of(cls, error: OSError) -> FileError:
+        """Explain what the operating system refused."""
+        cause, hint = {
+            errno.ENOSPC: ("the disk is full", _MAKE_ROOM),
+            errno.EDQUOT: ("the disk quota is used up", _MAKE_ROOM),
+            errno.EROFS: ("the disk is mounted read-only", _GRANT_ACCESS),
+            errno.EACCES: ("the folder or file belongs to someone else", _GRANT_ACCESS),
+            errno.EPERM: ("the folder or file belongs to someone else", _GRANT_ACCESS),
+        }.get(error.errno or 0, (None, None))
+        what = f"a file cannot be read or written: {error.strerror or error}"
+        return cls(what, where=error.filename, cause=cause, hint=hint)
+
+
+_MAKE_ROOM = "make room, then run the same command again"
+_GRANT_ACCESS = "make it writable, or run where it is; then run the same command again"

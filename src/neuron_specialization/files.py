@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import hashlib
 import io
@@ -28,11 +29,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, never half of one. On an error the
     temporary file is removed and what stood at ``path`` stays.
+
+    Raises:
+        OSError: it cannot be written; with ``path`` as its file name. A full disk is one whatever the
+            library that met it made of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Keep the suffix: numpy, torch and matplotlib choose a format by it.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -44,8 +53,30 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except NeuronSpecializationError:
+        raise
+    except OSError as error:
+        if error.errno is None and _is_full(path.parent):  # numpy's
+            raise _full(path) from error
+        if error.filename in (None, name):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if _is_full(path.parent):  # torch, safetensors, SentencePiece: errors of their own
+            raise _full(path) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether the disk of a folder has no room for more than a few blocks."""
+    state = os.statvfs(folder)
+    return state.f_bavail * state.f_frsize < 1 << 16
+
+
+def _full(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,6 @@ from neuron_specialization.errors import NeuronSpecializationError
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, as a rule does."""
-    import os
-
     command = [sys.executable, "-m", "neuron_specialization", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
@@ -57,6 +57,28 @@ def test_an_explained_error_has_status_1_and_no_traceback(tmp_path: Path) -> Non
     assert failed.stderr.startswith("error: ")
     assert "Traceback" not in failed.stderr
     assert "Traceback" in run(*arguments, NEURON_SPECIALIZATION_TRACEBACK="1").stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, ("No space left on device", "disk is full", "make room")),
+        (errno.EROFS, ("Read-only file system", "read-only", "make it writable")),
+        (errno.EIO, ("Input/output error",)),
+    ],
+)
+def test_what_the_system_refuses_is_explained(
+    number: int, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "results/a.json")
+
+    monkeypatch.setattr(cli, "main", refused)
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 1
+    text = capsys.readouterr().err
+    assert all(word in text for word in (*words, "error: ", "where: results/a.json"))
 
 
 def test_wrong_usage_has_status_2() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -33,6 +34,31 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) ->
         raise RuntimeError
     assert path.read_text(encoding="utf-8") == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RuntimeError("PytorchStreamWriter failed"), OSError("8 requested and 4 written"), OSError(28, "full")],
+)
+def test_a_full_disk_is_said_whatever_the_library_says(
+    failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuron_specialization.files._is_full", lambda folder: folder == tmp_path)
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.pt"):
+        raise failure
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a.pt"))
+    with pytest.raises(CorpusError), atomic_path(tmp_path / "a.pt"):  # our own errors say what is wrong
+        raise CorpusError("misaligned")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_names_the_file_and_not_its_temporary_name(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError) as caught, atomic_path(tmp_path / "a.txt") as temporary:
+        raise PermissionError(errno.EACCES, "no", str(temporary))
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    with pytest.raises(FileNotFoundError) as missing, atomic_path(tmp_path / "a.txt"):
+        Path("another").read_text(encoding="utf-8")
+    assert missing.value.filename == "another"
 
 
 def test_readers_see_the_old_file_until_the_end(tmp_path: Path) -> None:

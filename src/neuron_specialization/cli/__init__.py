@@ -10,12 +10,12 @@ import difflib
 import importlib
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from neuron_specialization import __version__
-from neuron_specialization.errors import NeuronSpecializationError
+from neuron_specialization.errors import FileError, NeuronSpecializationError
 
 # command → module in this package; the function has the command's name with _ for -
 COMMANDS: dict[str, str] = {
@@ -94,10 +94,7 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return cli.main(args=arguments, prog_name="neuron-specialization", standalone_mode=False)
     except NeuronSpecializationError as error:
-        click.echo(f"error: {error}", err=True)
-        if os.environ.get("NEURON_SPECIALIZATION_TRACEBACK"):
-            raise
-        sys.exit(1)
+        _explain(error)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -108,3 +105,13 @@ def main(arguments: list[str] | None = None) -> Any:
         # the reader of our output went away (e.g. | head): not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _explain(FileError.of(error))
+
+
+def _explain(error: NeuronSpecializationError) -> NoReturn:
+    """Print an error and exit; inside an ``except`` block."""
+    click.echo(f"error: {error}", err=True)
+    if os.environ.get("NEURON_SPECIALIZATION_TRACEBACK"):
+        raise
+    sys.exit(1)
