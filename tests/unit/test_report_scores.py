@@ -105,6 +105,18 @@ def test_tables_hold_scores_differences_intervals_and_marks(tmp_path: Path) -> N
     assert directions.records[1]["delta_ns_continued_p_bootstrap_holm"] == 0.03
 
 
+def test_lengths_get_a_table_where_they_are_known(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path)
+    lines = (folder / "scores.csv").read_text(encoding="utf-8").splitlines()
+    ratios = iter(["0.9", "1.1", "0.8", ""])
+    told = [lines[0] + ",length_ratio", *(f"{line},{next(ratios)}" for line in lines[1:])]
+    (folder / "scores.csv").write_text("\n".join(told) + "\n", encoding="utf-8")
+    lengths = tables_of(folder, comparison())[-1]
+    assert [column.title for column in lengths.columns] == ["system", "en→X", "X→en", "all"]
+    # a direction without makes no smaller mean
+    assert cells_of(lengths) == {"continued": ["0.900", "1.100", "1.000"], "ns": ["0.800", "–", "–"]}
+
+
 def test_a_gap_stays_a_gap(tmp_path: Path) -> None:
     means, directions = tables_of(write_tables(tmp_path, missing=("ns", "de-en")))
     assert cells_of(means)["all"] == ["2", "15.00", "– (1/2)"]

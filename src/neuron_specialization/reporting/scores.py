@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from neuron_specialization.directions import ZERO_SHOT
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting.table import Cell, Column, Row, Table, fixed, number_cell, text_cell
 from neuron_specialization.scoring import LABELS
@@ -49,6 +50,7 @@ class Evaluation:
         segments: (testset, direction) → segments.
         signatures: (testset, metric) → signatures.
         comparisons: (testset, system, control) → a comparison a seed.
+        lengths: (testset, system, direction) → length ratio (ScoreTable.length_ratio), one a seed.
     """
 
     testsets: list[str]
@@ -61,6 +63,7 @@ class Evaluation:
     segments: dict[tuple[str, str], int]
     signatures: dict[tuple[str, str], list[str]]
     comparisons: dict[tuple[str, str, str], list[Comparison]]
+    lengths: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
 
     def pairs(self, testset: str) -> list[tuple[str, str]]:
         """(system, control) of every comparison on a test set, those with the main control first."""
@@ -78,7 +81,11 @@ def read_evaluation(folder: str | Path, comparisons: Iterable[Comparison]) -> Ev
     metrics = [key.removesuffix("_signature") for key in rows[0] if key.endswith("_signature")]
     found: dict[tuple[str, str, str, str], list[float]] = {}
     signatures: dict[tuple[str, str], dict[str, None]] = {}
+    lengths: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
+        if row.get("length_ratio"):
+            place = (row["testset"], base(row["system"]), row["direction"])
+            lengths.setdefault(place, []).append(float(row["length_ratio"]))
         for metric in metrics:
             values = found.setdefault((row["testset"], metric, base(row["system"]), row["direction"]), [])
             if row.get(metric):
@@ -104,6 +111,7 @@ def read_evaluation(folder: str | Path, comparisons: Iterable[Comparison]) -> Ev
         },
         signatures={key: sorted(names) for key, names in signatures.items()},
         comparisons=by_pair,
+        lengths=lengths,
     )
 
 
@@ -176,6 +184,8 @@ def score_tables(evaluation: Evaluation) -> list[Table]:
                 tables.append(_systems_table(evaluation, testset, metric))
             tables.append(_means_table(evaluation, testset, metric))
             tables.append(_directions_table(evaluation, testset, metric))
+        if any(of == testset for of, _, _ in evaluation.lengths):
+            tables.append(_lengths_table(evaluation, testset))
     return tables
 
 
@@ -254,6 +264,36 @@ def _systems_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
         rows,
         _notes(evaluation, testset, metric, of_groups=True)[:-1],
         evaluation.signatures.get((testset, metric), []),
+        records,
+    )
+
+
+def _lengths_table(evaluation: Evaluation, testset: str) -> Table:
+    """A system a row: how long its translations are, on which BLEU's brevity penalty rests."""
+    groups = list(dict.fromkeys(where["group"] for where in evaluation.directions.values()))
+    whole = [ALL] if len(groups) > 1 else []
+    rows, records = [], []
+    for system in evaluation.systems:
+        record: dict[str, Any] = {"testset": testset, "metric": "length_ratio", "system": system}
+        for group in [*groups, *whole]:
+            found = [
+                evaluation.lengths.get((testset, system, direction), [])
+                for direction, where in evaluation.directions.items()
+                if where["group"] == group or (group == ALL and where["group"] != ZERO_SHOT)
+            ]
+            record[group] = round(fmean(ratio for one in found for ratio in one), 4) if all(found) else None
+        rows.append(Row([text_cell(system), *(number_cell(record[group], 3) for group in [*groups, *whole])]))
+        records.append(record)
+    return Table(
+        f"lengths {testset}",
+        f"Length of the translations on {testset}",
+        [Column("system", "text"), *(Column(group) for group in [*groups, *whole])],
+        rows,
+        [
+            "Tokens of the translation over those of the reference, as BLEU counts them: means over "
+            "directions and seeds. Below 1, BLEU is multiplied by exp(1 − 1/ratio)."
+        ],
+        [],
         records,
     )
 
