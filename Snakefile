@@ -12,7 +12,6 @@ if not workflow.configfiles:
 
 
 include: "rules/common.smk"
-include: "rules/inputs.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/released.smk"

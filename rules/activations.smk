@@ -1,6 +1,9 @@
 """Activations: count how often each neuron of the baseline fires, per direction."""
 
 
+include: "inputs/activations.smk"
+
+
 rule activations:
     """Count the baseline's neuron {wildcards.counts} on the {params.split} text, for every direction."""
     input:

@@ -33,6 +33,7 @@ except NeuronSpecializationError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{CONFIG.experiment}"
+DOWNLOADS = CONFIG.downloads
 LOGS = f"logs/{CONFIG.experiment}"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
@@ -91,6 +92,44 @@ os.environ.update(
 def one_of(names):
     """Return the regular expression of a wildcard that is one of the names, and of none if there are none."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def folder_of(wildcards, output):
+    """Return the folder that the job's first output lies in."""
+    return str(Path(output[0]).parent)
+
+
+def pair_files(folder, pairs=PAIRS):
+    """Return the two text files of each pair in a folder."""
+    return [f"{folder}/{pair}.{code}" for pair in pairs for code in pair.split("-")]
+
+
+def share_of_cores(systems):
+    """Return the threads of one training when that many run side by side; more than eight gain nothing."""
+    # a cluster has no number of cores: its profile sets the threads
+    return max(1, min(8, (workflow.resource_settings.cores or 8) // max(1, len(systems))))
+
+
+def downloaded(name):
+    """Return the path of a downloaded file. Its checksum was verified, so a later date means nothing."""
+    return ancient(f"{DOWNLOADS}/{catalogue()[name].file}")
+
+
+def testset_text(testset, direction, side):
+    """Return the file of one side (0 source, 1 target) of a direction's test text."""
+    folder = f"testsets/{testset}" if testset in EXTERNAL_TESTSETS else "corpus/heldout"
+    codes = direction.split("-")
+    return f"{RESULTS}/{folder}/{'-'.join(sorted(codes))}.{codes[side]}"
+
+
+def mask_folder(selection):
+    """Return the folder of a selection's masks."""
+    return f"{RESULTS}/masks/{selection}"
+
+
+def mask_files(selection, directions=DIRECTIONS):
+    """Return the mask file of every direction; of every trained one by default."""
+    return [f"{mask_folder(selection)}/{direction}.safetensors" for direction in directions]
 
 
 wildcard_constraints:

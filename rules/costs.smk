@@ -1,6 +1,9 @@
 """What trainings cost, and the loss of each direction over training: tables of what was logged meanwhile."""
 
 
+include: "inputs/costs.smk"
+
+
 rule costs:
     """Tabulate what the training of {params.systems} cost."""
     input:

@@ -1,6 +1,9 @@
 """Data: download, extract, clean, hold out, train the vocabulary, binarise; bring in other test sets."""
 
 
+include: "inputs/data.smk"
+
+
 rule fetch:
     """Download {wildcards.file} and verify it."""
     output:

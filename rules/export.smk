@@ -1,6 +1,9 @@
 """Export: one CTranslate2 model per direction of a masked system, one for all directions of a dense one."""
 
 
+include: "inputs/export.smk"
+
+
 rule export_dense:
     """Export {wildcards.system} to CTranslate2."""
     input:

@@ -1,6 +1,9 @@
 """Masks: which neurons each direction keeps, and how far the directions' choices overlap."""
 
 
+include: "inputs/masks.smk"
+
+
 rule masks:
     """Select the neurons of {wildcards.selection}, per direction ({params.method})."""
     input:

@@ -4,6 +4,9 @@ The rules of this file make files that other rules would make from text or by tr
 """
 
 
+include: "inputs/released.smk"
+
+
 rule take_over_model:
     """Take over the released model of {wildcards.system}."""
     input:

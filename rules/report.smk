@@ -1,6 +1,9 @@
 """Report: tables, comparisons, figures, and the page of them all. `snakemake --report FILE` collects them, too."""
 
 
+include: "inputs/report.smk"
+
+
 report: "../report/workflow.rst"
 
 

@@ -1,6 +1,9 @@
 """Scores: value, signature and interval of each metric; COMET, if it is configured, in its own environment."""
 
 
+include: "inputs/score.smk"
+
+
 rule score:
     """Score {wildcards.testset} {wildcards.direction} of {wildcards.system}."""
     input:

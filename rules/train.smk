@@ -5,6 +5,9 @@ from them. Training depends on small files that hold checksums, not on the date 
 """
 
 
+include: "inputs/train.smk"
+
+
 rule train_baseline:
     """Train {wildcards.system} from scratch: {params.summary}."""
     input:

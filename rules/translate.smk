@@ -1,6 +1,9 @@
 """Translation: one job per system, test set and direction."""
 
 
+include: "inputs/translate.smk"
+
+
 rule translate:
     """Translate {wildcards.testset} {wildcards.direction} with {wildcards.system}."""
     input:

@@ -1,0 +1,56 @@
+"""What the rules of data.smk read and which flags they get: downloads, corpus, test sets."""
+
+CATALOGUE = {entry.file: name for name, entry in catalogue().items()}
+
+
+def catalogue_name(wildcards):
+    """Return what the catalogue calls a file of the downloads folder."""
+    return CATALOGUE[wildcards.file]
+
+
+def download_mirror(wildcards):
+    """Return where a file is looked for first; nowhere by default."""
+    return CONFIG.mirror_of(CATALOGUE[wildcards.file]) or ""
+
+
+def corpus_files(wildcards):
+    """Return what the corpus is made of: the downloaded file, or the text files of a local folder."""
+    if CONFIG.corpus.source == "homeassistant":
+        return downloaded("homeassistant")
+    if CONFIG.corpus.source == "data-bin":
+        return []  # released.smk takes it over
+    files = Path(CONFIG.corpus.path).glob("*.*-*.*")
+    return sorted(str(path) for path in files if path.name.split(".")[0] in ("train", "valid", "test"))
+
+
+def corpus_location(wildcards, input):
+    """Return where the corpus command reads: the downloaded file, or the local folder."""
+    return CONFIG.corpus.path or str(input[0] if input else "")
+
+
+def testset_archive(wildcards):
+    """Return the downloaded archive of a test set; none where the configuration names a folder."""
+    return [] if CONFIG.testsets[wildcards.testset].path else downloaded("flores200")
+
+
+def testset_location(wildcards, input):
+    """Return where the testset command reads."""
+    return CONFIG.testsets[wildcards.testset].path or str(input[0])
+
+
+def testset_source(wildcards):
+    """Return the kind of a test set."""
+    return CONFIG.testsets[wildcards.testset].source
+
+
+def testset_splits(wildcards):
+    """Return the splits of a test set, comma-separated."""
+    return ",".join(CONFIG.testsets[wildcards.testset].splits)
+
+
+def testset_files():
+    """Return all files of the test sets that are not part of the corpus."""
+    files = [file for name in EXTERNAL_TESTSETS for file in pair_files(f"{RESULTS}/testsets/{name}")]
+    return files + [
+        file for folder in PARALLEL_TEXTS for file in pair_files(f"{RESULTS}/{folder}", ZERO_SHOT_PAIRS)
+    ]
