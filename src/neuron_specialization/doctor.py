@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuron_specialization.errors import NeuronSpecializationError
+from neuron_specialization.machine import usable_cores
 
 Status = Literal["ok", "advice", "missing"]
 
@@ -160,11 +161,6 @@ def _fairseq() -> Iterator[Check]:
         yield Check("fairseq", "missing", f"ve-fairseq {version} cannot be imported: {last}", "make env")
     else:
         yield Check("fairseq", "ok", f"ve-fairseq {version}")
-
-
-def usable_cores() -> int:
-    """Cores this process may run on; fewer than the machine's in a container or a SLURM job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _threads(environment: Mapping[str, str]) -> Iterator[Check]:

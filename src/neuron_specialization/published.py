@@ -15,7 +15,6 @@ Two rounding rules give different last digits, so both are shown, named:
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +29,7 @@ from neuron_specialization.detokenize import detokenize
 from neuron_specialization.directions import DIRECTION_PATTERN, Direction, known_languages
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.fairseq_output import read_generate_output
+from neuron_specialization.machine import usable_cores
 
 Rule = Literal["paper", "exact"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -130,7 +130,7 @@ def score_outputs(
         by_direction.setdefault(direction, []).append((system, path))
     # directions into one language share the reference: neighbours in the list find it in the cache
     jobs = sorted(by_direction.items(), key=lambda job: tuple(reversed(job[0].split("-"))))
-    processes = min(processes or len(os.sched_getaffinity(0)), len(jobs))
+    processes = min(processes or usable_cores(), len(jobs))
     scores: list[PublishedScore] = []
     with ProcessPoolExecutor(processes) as pool:
         for done in pool.map(_score_direction, jobs, chunksize=max(1, min(4, len(jobs) // processes))):

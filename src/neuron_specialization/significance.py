@@ -15,7 +15,6 @@ difference again, not whether another seed would.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from neuron_specialization.detokenize import detokenize
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import read_json
+from neuron_specialization.machine import usable_cores
 from neuron_specialization.scoring import BOOTSTRAP_SEED, build_metric, read_texts
 from neuron_specialization.tables import DirectionGroup, direction_sets
 
@@ -275,7 +275,7 @@ def compare(
         )
     results: list[DirectionResult] = []
     differences: dict[str, Mapping[str, Sequence[float]]] = {}
-    processes = min(processes or len(os.sched_getaffinity(0)), len(files))
+    processes = min(processes or usable_cores(), len(files))
     with ProcessPoolExecutor(processes) as pool:
         compared = pool.map(partial(compare_direction, settings=settings), files)
         for item, (found, resampled) in zip(files, compared, strict=True):

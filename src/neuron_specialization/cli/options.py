@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from neuron_specialization.machine import usable_cores
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,7 +47,7 @@ def translator_options(command: Command) -> Command:
         click.option(
             "--threads",
             type=click.IntRange(1),
-            default=lambda: len(os.sched_getaffinity(0)),
+            default=usable_cores,
             help="CPU threads [default: the cores of this process].",
         ),
         click.option(

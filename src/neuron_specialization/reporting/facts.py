@@ -8,12 +8,13 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from neuron_specialization.errors import NeuronSpecializationError
 from neuron_specialization.files import read_json, sha256_of
+from neuron_specialization.machine import processor, usable_cores
 from neuron_specialization.reporting.table import Cell, Column, Row, Table, number_cell, text_cell
 
 PACKAGES = (
@@ -205,7 +206,7 @@ def environment() -> list[tuple[str, str]]:
     found = [
         ("Python", platform.python_version()),
         ("System", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("Processor", f"{_processor()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"),
+        ("Processor", f"{processor()}, {usable_cores()} of {os.cpu_count()} cores usable"),
     ]
     for package in PACKAGES:
         try:
@@ -214,15 +215,6 @@ def environment() -> list[tuple[str, str]]:
             continue
     revision = _revision()
     return [*found, ("Revision of the workflow", revision)] if revision else found
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or "unknown"
 
 
 def _revision() -> str:
@@ -234,19 +226,11 @@ def _revision() -> str:
         return ""
 
 
-def artefacts(folder: Path, wanted: Iterable[str] | None = None) -> dict[str, list[tuple[str, int, str]]]:
-    """Kind → (path, bytes, sha256) of the files that are there.
-
-    Args:
-        folder: the results folder.
-        wanted: kinds; None takes all.
-    """
-    kinds = list(wanted) if wanted is not None else list(ARTEFACTS)
+def artefacts(folder: Path) -> dict[str, list[tuple[str, int, str]]]:
+    """Kind → (path, bytes, sha256) of the files that are there, in a folder of results."""
     found = {}
-    for kind in kinds:
-        paths = sorted(
-            {path for pattern in ARTEFACTS[kind] for path in folder.glob(pattern) if path.is_file()}
-        )
+    for kind, patterns in ARTEFACTS.items():
+        paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
         # hidden files are unfinished ones
         rows = [
             (str(path.relative_to(folder)), path.stat().st_size, sha256_of(path))
