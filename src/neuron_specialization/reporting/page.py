@@ -184,8 +184,8 @@ def _masks(page: _Page, overlaps: dict[str, Any]) -> Section:
         for name, (heading, caption) in _MASK_FIGURES.items():
             figures += page.figure(f"{name}-{selection}", f"{heading} ({selection})", caption)
     table = facts.family_table(overlaps)
-    commands = [page.made_by(f"masks/{selection}/overlap.json") for selection in list(overlaps)[:1]]
-    return Section("masks", "Masks", [], figures, [(table, commands[0])] if table else [])
+    tables = [(table, page.made_by(f"masks/{next(iter(overlaps))}/overlap.json"))] if table else []
+    return Section("masks", "Masks", [], figures, tables)
 
 
 def _training(page: _Page) -> Section:
@@ -205,31 +205,18 @@ def _training(page: _Page) -> Section:
     figures += page.figure(
         "interference", "Interference", "Validation loss of the control less the system's."
     )
-    tables = (
-        facts.training_table(page.results / "training", runs),
-        *(
-            facts.csv_table(page.results / "tables" / f"{name}.csv", name, caption, notes)
-            for name, caption, notes in (
-                ("costs", "What each system costs", ["– is not known."]),
-                (
-                    "interference",
-                    "Interference: validation loss of the control less that of the system",
-                    [
-                        "Bits a target token at the published updates; above 0 the system suffers less "
-                        "interference."
-                    ],
-                ),
-            )
+    tables = [(facts.training_table(page.results / "training", runs), f"{page.command} models")]
+    for name, caption, note in (
+        ("costs", "What each system costs", "– is not known."),
+        (
+            "interference",
+            "Interference: validation loss of the control less that of the system",
+            "Bits a target token at the published updates; above 0 the system suffers less interference.",
         ),
-    )
-    sources = ("training/baseline/model.json", "tables/costs.csv", "tables/interference.csv")
-    made = [
-        (table, page.made_by(source))
-        for table, source in zip(tables, sources, strict=True)
-        if table is not None
-    ]
-    if made and made[0][0].name == "training":
-        made[0] = (made[0][0], f"{page.command} models")
+    ):
+        path = f"tables/{name}.csv"
+        tables.append((facts.csv_table(page.results / path, name, caption, [note]), page.made_by(path)))
+    made = [(table, command) for table, command in tables if table is not None]
     return Section("training", "Training", [], figures, made)
 
 
@@ -296,7 +283,6 @@ def _render(
         artefacts=facts.artefacts(page.results),
         command=page.command,
         results=str(page.results),
-        all_again=page.command,
     )
 
 
