@@ -65,9 +65,8 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
         figure,
         folder,
         f"deltas-{comparison.testset}-{comparison.system}-{comparison.control}",
-        f"{comparison.system} − {comparison.control} on {comparison.testset}: difference in every "
-        "direction with "
-        f"its {comparison.settings.confidence:.0%} interval, and the means",
+        f"{comparison.system} − {comparison.control} on {comparison.testset}: difference in every direction "
+        f"with its {comparison.settings.confidence:.0%} interval, and the means",
     )
 
 

@@ -176,8 +176,7 @@ def _numbers(effect: Effect, comparisons: Sequence[Comparison]) -> str:
     )
     return (
         f"{label(effect.metric)}, mean over {effect.directions} directions: {fixed(effect.score, places)} "
-        "against "
-        f"{fixed(effect.control_score, places)}; difference "
+        f"against {fixed(effect.control_score, places)}; difference "
         f"{interval_text(effect, comparisons[0].settings.confidence)}; {count}."
     )
 
@@ -224,9 +223,8 @@ def _where(by_metric: dict[str, list[Effect]]) -> str:
     if not parts:
         return f"Where: none of {sets} subsets by direction group, tier or branch differs by itself."
     return (
-        f"Where: {'. '.join(parts)}. ({sets} overlapping subsets, each tested by itself at {LEVEL}: "
-        "single ones may "
-        "be chance.)"
+        f"Where: {'. '.join(parts)}. ({sets} overlapping subsets, each tested by itself at {LEVEL}: single "
+        "ones may be chance.)"
     )
 
 
@@ -238,17 +236,13 @@ def _certainty(wholes: Sequence[Effect]) -> str:
     if seeds == 1:
         return (
             "How sure: each system was trained once. Intervals and p-values say what another test set of "
-            "this kind "
-            "would show, not what another seed would; differences between seeds can be as large as these. "
-            "More seeds "
-            f"(seeds: in the configuration) would tell. Mean differences below about {smallest} cannot be "
-            "told from "
-            "zero on this test set."
+            "this kind would show, not what another seed would; differences between seeds can be as large "
+            "as these. More seeds (seeds: in the configuration) would tell. Mean differences below about "
+            f"{smallest} cannot be told from zero on this test set."
         )
     return (
         f"How sure: {seeds} seeds, each system trained once with each; intervals are Student's t over the "
-        "seeds "
-        f"(half widths {smallest})."
+        f"seeds (half widths {smallest})."
     )
 
 
@@ -275,8 +269,7 @@ def family_sentences(overlaps: Mapping[str, Mapping[str, Any]]) -> list[str]:
             verdict = "yes" if test["p"] < LEVEL and test["difference"] > 0 else "not shown"
             parts.append(
                 f"{group}: {verdict} (IoU within branches less IoU across {points} points, "
-                f"{p_text(test['p'])}, "
-                f"{how} {test['arrangements']:,} arrangements)"
+                f"{p_text(test['p'])}, {how} {test['arrangements']:,} arrangements)"
             )
         if parts:
             sentences.append(f"Do the masks {selection} follow language families? {'; '.join(parts)}.")

@@ -190,12 +190,9 @@ def family_table(overlaps: Mapping[str, Mapping[str, Any]]) -> Table | None:
         rows,
         [
             "p: one-sided permutation test, the share of arrangements of the branches over the directions "
-            "whose "
-            "difference is at least as large. Adjusted Rand: the average-linkage clustering (1 − IoU), "
-            "cut into as "
-            "many clusters as there are branches, against the branches (1 equal, 0 chance). Cophenetic r: "
-            "of the "
-            "tree's distances with the distances it was made from."
+            "whose difference is at least as large. Adjusted Rand: the average-linkage clustering (1 − "
+            "IoU), cut into as many clusters as there are branches, against the branches (1 equal, 0 "
+            "chance). Cophenetic r: of the tree's distances with the distances it was made from."
         ],
         records=records,
     )

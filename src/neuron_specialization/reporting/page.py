@@ -23,9 +23,8 @@ _MASK_FIGURES = {
     "similarity": (
         "Overlap of masks by layer",
         "Intersection over union (IoU) of the neurons that every two directions keep, ordered by branch. "
-        "Above each "
-        "panel: mean within and across branches, and p of the permutation test of family structure in "
-        "this layer.",
+        "Above each panel: mean within and across branches, and p of the permutation test of family "
+        "structure in this layer.",
     ),
     "overlap": (
         "Overlap by depth",
@@ -34,27 +33,23 @@ _MASK_FIGURES = {
     "clusters": (
         "Directions clustered by their masks",
         "Average linkage on 1 − mean IoU. Adjusted Rand compares the tree, cut into as many clusters as "
-        "there are "
-        "branches, with the branches; cophenetic r says how well the tree keeps the distances.",
+        "there are branches, with the branches; cophenetic r says how well the tree keeps the distances.",
     ),
     "sharing": (
         "Who keeps a neuron",
-        "Neurons of each layer that all directions keep, several branches, several directions of one "
-        "branch only, "
-        "one direction only, or none.",
+        "Neurons of each layer that all directions keep, several branches, several directions of one branch "
+        "only, one direction only, or none.",
     ),
     "sparsity": ("Sparsity", "Share of masked neurons by direction and layer."),
     "activity": (
         "How few neurons make up the activity",
         "Cumulative share of all activations against the share of neurons, most active first; dots: where "
-        "the "
-        "selection cuts.",
+        "the selection cuts.",
     ),
     "neurons": (
         "Neurons that differ between branches",
-        "Share of positions at which a neuron is active, for the neurons with the largest variance "
-        "between branches. "
-        "e1.26 is neuron 26 (from 0) of the encoder's first layer.",
+        "Share of positions at which a neuron is active, for the neurons with the largest variance between "
+        "branches. e1.26 is neuron 26 (from 0) of the encoder's first layer.",
     ),
 }
 
@@ -170,9 +165,8 @@ def _scores(page: _Page, evaluation: Evaluation, pairs: Sequence[tuple[str, str]
             figures += page.figure(
                 f"deltas-{testset}-{system}-{control}",
                 f"{system} against {control}, {testset}, direction by direction",
-                "Difference of the score in every direction with its interval, and means. Right of the "
-                "line the first "
-                "system is better. Tiers say how much training text a language has.",
+                "Difference of the score in every direction with its interval, and means. Right of the line "
+                "the first system is better. Tiers say how much training text a language has.",
             )
     made = [(table, page.made_by("tables/evaluation.csv")) for table in score_tables(evaluation)]
     return Section("scores", "Scores", [], figures, made, figures_first=True)
@@ -194,8 +188,7 @@ def _training(page: _Page) -> Section:
         "training",
         "Training",
         "Loss against updates: thin lines training, marks validation, circles the published model. A "
-        "continued "
-        "training starts at the update and loss of the model it goes on from.",
+        "continued training starts at the update and loss of the model it goes on from.",
     )
     figures += page.figure(
         "perplexity",
@@ -290,17 +283,13 @@ def _method(config: Config) -> list[str]:
     model = config.model
     return [
         "Neuron Specialization (Tan, Wu and Monz, EMNLP 2024): in each feed-forward layer of a trained "
-        "multilingual "
-        "Transformer, the neurons that make up most of a direction's activity on validation text are kept "
-        "for that "
-        "direction; training goes on with every direction updating its own neurons only. Masked neurons "
-        "are masked "
-        "in translation, too.",
+        "multilingual Transformer, the neurons that make up most of a direction's activity on validation "
+        "text are kept for that direction; training goes on with every direction updating its own neurons "
+        "only. Masked neurons are masked in translation, too.",
         f"Model: {model.encoder_layers} encoder and {model.decoder_layers} decoder layers, width "
-        f"{model.d_model}, "
-        f"{model.d_ff:,} neurons a feed-forward layer, {model.heads} heads. Systems that go on from a "
-        "baseline get the "
-        "same updates and tokens, so that a difference to the control is not one of training time.",
+        f"{model.d_model}, {model.d_ff:,} neurons a feed-forward layer, {model.heads} heads. Systems that go "
+        "on from a baseline get the same updates and tokens, so that a difference to the control is not one "
+        "of training time.",
         f"Translation: {config.translation.engine}, beam {config.translation.beam}, length penalty "
         f"{config.translation.length_penalty:g}. Scores: sacrebleu; detokenisation: "
         f"{config.scoring.detokenizer}.",
