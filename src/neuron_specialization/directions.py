@@ -14,6 +14,8 @@ from neuron_specialization.resources import data_file
 LANGUAGE_PATTERN = r"[a-z]{2,3}(?:_[A-Za-z0-9]{2,8})*"
 # the group of directions that are translated and scored, and never trained
 ZERO_SHOT = "zero-shot"
+# the branch of a language that the table does not know
+UNKNOWN_BRANCH = "other"
 DIRECTION_PATTERN = rf"{LANGUAGE_PATTERN}-{LANGUAGE_PATTERN}"
 
 
@@ -62,6 +64,10 @@ class Direction:
             return f"X→{pivot}"
         return "X→Y"
 
+    def through(self, pivot: str) -> tuple[str, str]:
+        """The directions to the pivot and from it that make up this one, e.g. ``de-en`` and ``en-fr``."""
+        return f"{self.source}-{pivot}", f"{pivot}-{self.target}"
+
 
 @dataclass(frozen=True)
 class Language:
@@ -90,6 +96,6 @@ def known_languages() -> dict[str, Language]:
 
 
 def branch_of(code: str) -> str:
-    """The branch of a language (Germanic, Romance, …), ``other`` for one the table does not know."""
+    """The branch of a language (Germanic, Romance, …), UNKNOWN_BRANCH for one the table does not know."""
     language = known_languages().get(code)
-    return language.branch if language else "other"
+    return language.branch if language else UNKNOWN_BRANCH

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.files import read_json, sha256_of
+from neuron_specialization.masks import LayerMasks, read_mask_folder
 from neuron_specialization.model_directory import DENSE, SEGMENTATION
 from neuron_specialization.translation import InputFormat, tag_of
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neuron_specialization.checkpoints import Checkpoint
-    from neuron_specialization.masks import LayerMasks
 
 
 class Reading(TypedDict, total=False):
@@ -36,23 +36,14 @@ class Reading(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class DirectionMask:
+class DirectionMask(LayerMasks):
     """A direction's mask.
 
     Attributes:
-        layers: layer → bool[d_ff], True = kept.
         sha256: of its file; of its bits, layer by layer, if the checkpoint holds it.
-        metadata: what the file says of itself.
     """
 
-    layers: Mapping[str, NDArray[np.bool_]]
     sha256: str
-    metadata: Mapping[str, str]
-
-    @property
-    def neurons(self) -> dict[str, int]:
-        """Layer → neurons kept."""
-        return {layer: int(kept.sum()) for layer, kept in self.layers.items()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,6 @@ def read_system(
     """
     from neuron_specialization.checkpoints import load_checkpoint
     from neuron_specialization.layer_tensors import present_directions
-    from neuron_specialization.masks import read_mask_folder
 
     loaded = load_checkpoint(checkpoint, unsafe=unsafe)
     sha256 = sha256_of(checkpoint)
@@ -151,13 +141,13 @@ def read_system(
         for direction, found in read_mask_folder(folder, wanted).items():
             path = folder / f"{direction}.safetensors"
             check_masks_belong(loaded, found, path, sha256=sha256)
-            used[direction] = DirectionMask(found.layers, sha256_of(path), found.metadata)
+            used[direction] = DirectionMask(found.layers, found.metadata, sha256_of(path))
     elif loaded.masks:
         wanted = list(directions or loaded.masks)
         check_languages(wanted, loaded)
         for direction in wanted:
             layers = {layer: mask.numpy() for layer, mask in mask_of(loaded, direction).items()}
-            used[direction] = DirectionMask(layers, _digest(layers), {})
+            used[direction] = DirectionMask(layers, {}, _digest(layers))
     else:
         refuse_unmasked(loaded)
         wanted = list(directions or loaded.directions)

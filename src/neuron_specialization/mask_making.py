@@ -113,14 +113,12 @@ def _read_counts(folder: Path, names: Sequence[str]) -> dict[str, _Counts]:
         if origin.get("direction", name) != name:
             raise MaskError(f"the activations are of {origin['direction']}, not of {name}", where=path)
         found[name] = _Counts(counts, sha256_of(path), _model(origin))
-        first = next(iter(found.values()))
-        _check_widths(counts, first.layers, path)
+        check_shapes(_widths(counts), _widths(next(iter(found.values())).layers), path)
     return found
 
 
-def _check_widths(counts: Mapping[str, CountVector], first: Mapping[str, CountVector], path: Path) -> None:
-    everything = LayerMasks({name: np.ones(vector.size, np.bool_) for name, vector in counts.items()}, {})
-    check_shapes(everything, {name: vector.size for name, vector in first.items()}, path)
+def _widths(counts: Mapping[str, CountVector]) -> dict[str, int]:
+    return {layer: vector.size for layer, vector in counts.items()}
 
 
 def _selected(
@@ -186,8 +184,8 @@ def _by_magnitude(spec: MaskSpec, selection: MagnitudeMasks, origins: Origins) -
             )
         widths = checkpoint.layer_widths
         if name in like:
-            check_shapes(like[name], widths, path)
-            counts = {layer: int(mask.sum()) for layer, mask in like[name].layers.items()}
+            check_shapes(like[name].shapes, widths, path)
+            counts = like[name].neurons
         else:
             counts = {
                 layer: methods.count_of(width, selection.keep or 100) for layer, width in widths.items()

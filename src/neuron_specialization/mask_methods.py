@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_specialization.directions import Direction, branch_of
+from neuron_specialization.directions import UNKNOWN_BRANCH, Direction, branch_of
 from neuron_specialization.errors import MaskError
 from neuron_specialization.masks import BoolVector
 
 Layers = Mapping[str, BoolVector]
-UNKNOWN_BRANCH = "other"
 
 
 def side_of(layer: str) -> str:

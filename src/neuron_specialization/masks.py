@@ -110,9 +110,14 @@ class LayerMasks:
         return {name: mask.size for name, mask in self.layers.items()}
 
     @property
+    def neurons(self) -> dict[str, int]:
+        """Layer name → neurons kept."""
+        return {name: int(mask.sum()) for name, mask in self.layers.items()}
+
+    @property
     def kept(self) -> dict[str, float]:
         """Layer name → share of neurons kept, in (0, 1]."""
-        return {name: int(mask.sum()) / mask.size for name, mask in self.layers.items()}
+        return {name: kept / self.layers[name].size for name, kept in self.neurons.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Layer name → torch bool[d_ff]."""
@@ -160,7 +165,7 @@ def zero_shot_parts(name: str, pivot: str) -> tuple[str, str]:
     direction = Direction.parse(name)
     if pivot in (direction.source, direction.target):
         raise MaskError(f"{name} has the pivot {pivot}: it needs activations of its own", where=name)
-    return f"{direction.source}-{pivot}", f"{pivot}-{direction.target}"
+    return direction.through(pivot)
 
 
 def compose_zero_shot(folder: str | Path, directions: Collection[str], pivot: str) -> dict[str, LayerMasks]:
@@ -254,16 +259,16 @@ def read_mask_folder(
         if written != name:
             raise MaskError(f"the file is the mask of {written}, not of {name}", where=path)
         shapes = masks.shapes if shapes is None else shapes
-        check_shapes(masks, shapes, path)
+        check_shapes(masks.shapes, shapes, path)
         result[name] = masks
     return result
 
 
-def check_shapes(masks: LayerMasks, shapes: Mapping[str, int], where: object) -> None:
-    """Refuse masks whose layers or widths are not ``shapes`` (layer name → d_ff), naming a difference."""
-    if masks.shapes != dict(shapes):
+def check_shapes(found: Mapping[str, int], shapes: Mapping[str, int], where: object) -> None:
+    """Refuse masks whose layers or widths (layer name → d_ff) are not ``shapes``, naming a difference."""
+    if dict(found) != dict(shapes):
         raise MaskError(
-            f"masks do not fit: {_difference(masks.shapes, shapes)}",
+            f"masks do not fit: {_difference(found, shapes)}",
             where=where,
             cause="they were made from different models",
             hint="make all masks of a selection from one model",

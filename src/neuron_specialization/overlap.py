@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_specialization.directions import Direction, branch_of
+from neuron_specialization.directions import UNKNOWN_BRANCH, Direction, branch_of
 from neuron_specialization.errors import MaskError
 from neuron_specialization.masks import LayerMasks
 from neuron_specialization.structure import PERMUTATIONS, SEED, describe, sharing
-
-UNKNOWN_BRANCH = "other"
 
 
 def iou_matrix(masks: NDArray[np.bool_]) -> NDArray[np.float64]:

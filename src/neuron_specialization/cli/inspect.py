@@ -27,8 +27,8 @@ def masks(file: Path, as_json: bool) -> None:
 
     found = read_masks(file)
     layers = {
-        layer: {"neurons": int(mask.size), "kept": int(mask.sum()), "share": int(mask.sum()) / mask.size}
-        for layer, mask in found.layers.items()
+        layer: {"neurons": width, "kept": found.neurons[layer], "share": found.kept[layer]}
+        for layer, width in found.shapes.items()
     }
     neurons, kept = (sum(row[key] for row in layers.values()) for key in ("neurons", "kept"))
     total = {"neurons": neurons, "kept": kept, "share": kept / neurons}

@@ -77,7 +77,7 @@ def import_masks(
         metadata = {"direction": name, "method": "imported", "imported_from_sha256": sha256_of(source)}
         made[name] = LayerMasks(layers, metadata)
         shapes = shapes or made[name].shapes
-        check_shapes(made[name], shapes, source)
+        check_shapes(made[name].shapes, shapes, source)
     for name, masks in made.items():
         write_masks(output / f"{name}.safetensors", masks.layers, masks.metadata, packed=packed)
     _report({name: _rounded(masks.kept) for name, masks in made.items()}, output, as_json)

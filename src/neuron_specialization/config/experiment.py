@@ -133,7 +133,7 @@ class Config(Section):
                     f"zero_shot: {text} must lead from one language to another around the pivot "
                     f"({self.pivot or 'none is set'})"
                 )
-            needed = [f"{direction.source}-{self.pivot}", f"{self.pivot}-{direction.target}"]
+            needed = direction.through(self.pivot)
             missing = [name for name in needed if name not in trained]
             if missing:
                 raise ValueError(
@@ -280,9 +280,7 @@ class Config(Section):
     def mask_parts(self) -> list[str]:
         """The trained directions whose masks those of the zero-shot directions are put together from."""
         parts = [
-            part
-            for direction in self.zero_shot_directions()
-            for part in (f"{direction.source}-{self.pivot}", f"{self.pivot}-{direction.target}")
+            part for direction in self.zero_shot_directions() for part in direction.through(str(self.pivot))
         ]
         return list(dict.fromkeys(parts))
 
