@@ -20,7 +20,8 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help env demo smoke plan test test-fast test-long test-slurm bench audit licences lint format lock clean
+.PHONY: help env demo smoke plan test test-fast test-unit test-golden test-workflow test-slow test-long test-slurm \
+  test-faults docs fuzz bench audit licences package lint types format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,11 +50,32 @@ plan: env  ## what `make demo` would run, and which models it would train; CONFI
 	@sed -n '/^Nothing to be done/p; /^Job stats/,/^total/p; /^total/q' $(VENV)/plan.txt
 	@grep -oE 'Train .*(updates).*' $(VENV)/plan.txt || echo "No model would be trained."
 
+# lint, and what test-unit, test-golden, test-workflow, test-slow and docs do, balanced over the workers
 test: env lint  ## lint and every test that needs no GPU, the smoke run included
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: env  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not smoke and not network" $(PYTEST_FLAGS)
+
+test-unit: env  ## the fast, pure tests, and a few cases of each fuzz target
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/unit tests/fuzz
+
+test-golden: env  ## numbers of the reference implementation; needs its data (NS_SHARED), else most are skipped
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/golden
+
+test-workflow: env  ## the rules, what reruns when, and the smoke run
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/workflow
+
+test-slow: env  ## small trainings for real
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/slow
+
+docs: env  ## the links, commands, keys, licences and versions that the documentation names
+	$(BIN)/python -m pytest tests/unit/test_documentation.py tests/unit/test_configuration_page.py \
+	  tests/unit/test_licences.py tests/unit/test_project_files.py
+
+CASES ?= 10000
+fuzz: env  ## CASES=10000 hostile inputs for each parser
+	FUZZ_CASES=$(CASES) $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/fuzz
 
 # in the order of the page; each says what it needs (most: a finished `make demo`)
 BENCHMARKS := training_throughput specialised_step ffn_layer memory data_loading activations masks_paper_size \
@@ -70,19 +92,27 @@ test-long: env  ## the tests that `make test` leaves out: every mask method and 
 test-slurm: env  ## the workflow on a SLURM of one node with pretend GPUs; root and Debian's SLURM packages
 	$(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
 
+test-faults: env  ## kill, fill, cut and mislead a real run; root for small disks, Debian's faketime for clocks; half an hour
+	$(BIN)/python -m pytest -m faults tests/workflow/faults
+
 audit: env  ## known vulnerabilities of the pinned packages (pip-audit, in an environment of its own; needs the network)
 	test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
 	$(VENV)/audit/bin/pip-audit --require-hashes --disable-pip --requirement requirements/lock.txt
 	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement requirements/torch.txt
 
+package: env  ## dist/: a wheel, which brings the workflow along, and an sdist
+	$(BIN)/python -m build --no-isolation
+
 licences: env  ## write docs/licences.md: what is installed, and under which licence
 	$(BIN)/python -m neuron_specialization licences --lock requirements/lock.txt --lock requirements/torch.txt \
 	  --output docs/licences.md
 
-lint: env  ## ruff, mypy, snakefmt, snakemake --lint
+types: env  ## mypy
+	$(BIN)/mypy
+
+lint: env types  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint > $(VENV)/lint.txt 2>&1 || { cat $(VENV)/lint.txt >&2; exit 1; }
 
@@ -102,5 +132,5 @@ lock: env  ## pin anew what pyproject.toml asks for (UPGRADE=1: the newest versi
 	! grep -E '^(nvidia|cuda|triton)' requirements/lock.txt
 
 clean:  ## remove the environment and caches; results and downloads stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

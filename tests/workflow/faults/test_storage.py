@@ -1,0 +1,153 @@
+"""Disks that are full or cannot be written to, under every stage: said, and nothing half is left."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuron_specialization.cli import main
+from tests.workflow.faults.experiment import Experiment
+from tests.workflow.faults.storage import SmallDisk, needs_mount, small_disk
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, needs_mount]
+
+# stage → what it makes, below results/faults; and how many bytes of it still fit
+STAGES = {
+    "corpus": ("corpus", 40_000),
+    "vocabulary": ("vocabulary", 0),
+    "binarize": ("binarized", 20_000),
+    "train baseline": ("training/baseline", 700_000),
+    "train ns": ("training/ns", 4096),
+    "activations": ("activations", 0),
+    "masks": ("masks/k95", 0),
+    "overlap": ("masks/k95/overlap.json", 0),
+    "export": ("models/ns", 8192),
+    "translate": ("translations", 0),
+    "score": ("scores", 0),
+    "compare": ("comparisons", 0),
+    "tables": ("tables", 0),
+    "evaluation-tables": ("tables/evaluation.md", 0),
+    "costs": ("tables", 0),
+    "perplexity": ("tables", 0),
+    "figures": ("figures", 8192),
+    "report": ("report.html", 0),
+}
+
+
+def run(arguments: list[str]) -> tuple[int, str]:
+    """Run a command in this process, which saves its start."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            return int(end.code or 0), text.getvalue()
+    return 0, text.getvalue()
+
+
+@contextlib.contextmanager
+def results_on_a_small_disk(undisturbed: Experiment, folder: Path) -> Iterator[tuple[Experiment, SmallDisk]]:
+    """A copy of the finished experiment whose results lie on a disk of their own."""
+    with small_disk(folder / "results") as disk:
+        yield undisturbed.copied_to(folder), disk
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk(
+    stage: str,
+    undisturbed: Experiment,
+    commands: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, room = STAGES[stage]
+    expected = undisturbed.fingerprints()
+    with results_on_a_small_disk(undisturbed, tmp_path) as (copy, disk):
+        monkeypatch.chdir(copy.folder)
+        command = writing_anew(commands[stage], copy.results / output)
+        disk.fill(leave=room)
+        status, text = run(command)
+        assert status == 1, text
+        assert "No space left on device" in text or "the disk is full" in text, text
+        assert "Traceback" not in text
+        # nothing under a final name that is not whole
+        made = copy.fingerprints()
+        assert {name: made[name] for name in made if expected.get(name) != made[name]} == {}
+        assert copy.leftovers() in ([], [".filler"])
+        disk.release()
+        status, text = run(command)
+        assert status == 0, text
+        made = copy.fingerprints()
+        assert {name for name in made if expected.get(name) != made[name]} == set()
+
+
+def writing_anew(command: list[str], output: Path) -> list[str]:
+    """Remove what a command makes, so that it has to write."""
+    if output.is_dir():
+        shutil.rmtree(output)
+    else:
+        output.unlink()
+    return command
+
+
+@pytest.mark.parametrize("stage", ["corpus", "train baseline", "activations", "translate", "figures"])
+def test_a_disk_that_cannot_be_written_to(
+    stage: str,
+    undisturbed: Experiment,
+    commands: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, _ = STAGES[stage]
+    with results_on_a_small_disk(undisturbed, tmp_path) as (copy, disk):
+        monkeypatch.chdir(copy.folder)
+        command = writing_anew(commands[stage], copy.results / output)
+        disk.read_only(True)
+        status, text = run(command)
+        disk.read_only(False)
+        assert status == 1, text
+        assert "Read-only file system" in text
+        assert "Traceback" not in text
+
+
+def test_snakemake_says_which_job_found_the_disk_full(undisturbed: Experiment, tmp_path: Path) -> None:
+    with results_on_a_small_disk(undisturbed, tmp_path) as (copy, disk):
+        shutil.rmtree(copy.results / "training/ns")
+        disk.fill(leave=4096)
+        done = copy.run("--", "results/faults/training/ns/model.pt")
+        assert done.status != 0
+        assert "disk is full" in done.output or "No space left" in done.output
+        assert "train_specialised" in done.output
+        disk.release()
+        done = copy.run()
+        assert done.status == 0, done.output
+        assert copy.fingerprints() == undisturbed.fingerprints()
+        assert "results/faults/training/ns/model.pt" not in copy.run("--dry-run").output
+
+
+def test_the_disk_that_all_of_it_lies_on_is_full(undisturbed: Experiment, tmp_path: Path) -> None:
+    """Snakemake's own records and the logs are on it, too."""
+    with small_disk(tmp_path / "disk") as disk:
+        copy = Experiment(tmp_path / "disk" / "run")
+        undisturbed.copied_to(copy.folder)
+        shutil.rmtree(copy.results / "training/ns")
+        fill_and_run(copy, disk)
+
+
+def fill_and_run(copy: Experiment, disk: SmallDisk) -> None:
+    disk.fill(leave=200_000)
+    output = disk.folder.parent / "snakemake.txt"
+    status = copy.start(output=output).wait(600)
+    assert status != 0
+    assert "No space left on device" in output.read_text(encoding="utf-8", errors="replace")
+    disk.release()
+    for _ in range(2):
+        done = copy.run()
+        if "LockException" in done.output:
+            assert copy.run("--unlock").status == 0
+    assert done.status == 0, done.output
