@@ -8,7 +8,6 @@ total, as ever.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,51 +19,10 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 from fairseq.logging import metrics
 from torch import Tensor
 
+from neuron_specialization.fairseq_plugin.direction_table import DirectionTable
 from neuron_specialization.fused_loss import projected_label_smoothed_loss
 
 NLL, TOKENS = "nll_", "tokens_"
-
-
-class DirectionTable:
-    """Finds the direction of a sentence by its language tags.
-
-    Args:
-        directions: such as ``de-en``; their numbers are their places.
-        languages: all languages that have a tag.
-        dictionary: fairseq's, with the tags.
-    """
-
-    def __init__(self, directions: Sequence[str], languages: Sequence[str], dictionary: Any) -> None:
-        self.directions, self.pad = list(directions), dictionary.pad()
-        number = {code: index for index, code in enumerate(languages)}
-        self._language = torch.full((len(dictionary),), len(languages), dtype=torch.long)
-        for code, index in number.items():
-            token = dictionary.index(f"__{code}__")
-            if token != dictionary.unk():
-                self._language[token] = index
-        # the last row and column: no language
-        self._direction = torch.full((len(languages) + 1, len(languages) + 1), -1, dtype=torch.long)
-        for index, direction in enumerate(self.directions):
-            source, target = direction.split("-")
-            self._direction[number[source], number[target]] = index
-
-    def numbers(self, source: Tensor, target: Tensor) -> Tensor:
-        """Return the direction of each sentence.
-
-        Args:
-            source: int64[B, S]; the first token that is not padding is the tag.
-            target: int64[B, T]; the first token is the tag.
-
-        Returns:
-            int64[B]; -1 where the tags are of none of the directions.
-        """
-        if self._language.device != source.device:
-            self._language, self._direction = (
-                table.to(source.device) for table in (self._language, self._direction)
-            )
-        first = source.ne(self.pad).int().argmax(dim=1, keepdim=True)
-        tags = source.gather(1, first).squeeze(1)
-        return self._direction[self._language[tags], self._language[target[:, 0]]]
 
 
 @register_criterion("fused_label_smoothed_cross_entropy", dataclass=LabelSmoothedCrossEntropyCriterionConfig)
@@ -125,7 +83,7 @@ class FusedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):
         table = self.table
         assert table is not None
         target = sample["target"]
-        of_sentence = table.numbers(sample["net_input"]["src_tokens"], target)
+        of_sentence = table(sample["net_input"]["src_tokens"], target[:, 0])
         # one place more, for sentences of no direction
         numbers = of_sentence[real // target.shape[1]] % (len(table.directions) + 1)
         tokens = torch.bincount(numbers, minlength=len(table.directions) + 1)

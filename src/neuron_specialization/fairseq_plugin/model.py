@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from neuron_specialization import fast_transformer
 from neuron_specialization.errors import MaskError
+from neuron_specialization.fairseq_plugin.direction_table import DirectionTable
 from neuron_specialization.fairseq_plugin.feed_forward import (
     FusedFfn,
     MaskedLinear,
@@ -106,9 +107,7 @@ class MaskedTransformer(TransformerModel):
         self.fixed_direction: int | None = None
         self._pool: DropoutPool | None = None
         self._updates = 0
-        # token → language (-1: not a language tag); (source, target) → direction (-1: no mask)
-        self.register_buffer("language_of_token", torch.empty(0, dtype=torch.long), persistent=False)
-        self.register_buffer("direction_of_languages", torch.empty(0, dtype=torch.long), persistent=False)
+        self.direction_table: DirectionTable | None = None
 
     # ---- masks ----
 
@@ -121,18 +120,11 @@ class MaskedTransformer(TransformerModel):
         }
 
     def allocate_masks(self, directions: list[str], languages: list[str], dictionary: Any) -> None:
-        """Make room for one mask per direction (all neurons kept) and the tables that find it by tags."""
+        """Make room for one mask per direction (all neurons kept) and the table that finds it by tags."""
         self.mask_directions = directions
         for fc1 in self.masked_layers().values():
             fc1.masks = torch.ones(len(directions), fc1.out_features, dtype=torch.bool)
-        token_table = torch.full((len(dictionary),), -1, dtype=torch.long)
-        for number, code in enumerate(languages):
-            token_table[dictionary.index(f"__{code}__")] = number
-        pair_table = torch.full((len(languages), len(languages)), -1, dtype=torch.long)
-        for number, direction in enumerate(directions):
-            source, target = direction.split("-")
-            pair_table[languages.index(source), languages.index(target)] = number
-        self.language_of_token, self.direction_of_languages = token_table, pair_table
+        self.direction_table = DirectionTable(directions, languages, dictionary)
 
     def set_masks(self, masks: dict[str, dict[str, Tensor]]) -> None:
         """Fill the masks.
@@ -190,10 +182,9 @@ class MaskedTransformer(TransformerModel):
         Returns:
             int64[B], an index into ``mask_directions`` (-1: no such direction).
         """
-        first = src_tokens.ne(self.encoder.padding_idx).int().argmax(dim=1, keepdim=True)
-        source = self.language_of_token[src_tokens.gather(1, first).squeeze(1)]
-        target = self.language_of_token[prev_output_tokens[:, 1]]
-        return self.direction_of_languages[source, target]
+        assert self.direction_table is not None  # allocate_masks
+        directions: Tensor = self.direction_table(src_tokens, prev_output_tokens[:, 1])
+        return directions
 
     # ---- forward ----
 

@@ -1,0 +1,53 @@
+"""Which direction a sentence is of, by its language tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class DirectionTable(nn.Module):
+    """Finds directions by tags. Its tables move with the module and are in no checkpoint.
+
+    Args:
+        directions: such as ``de-en``; their numbers are their places.
+        languages: all languages that have a tag.
+        dictionary: fairseq's, with the tags.
+    """
+
+    _language: Tensor
+    _direction: Tensor
+
+    def __init__(self, directions: Sequence[str], languages: Sequence[str], dictionary: Any) -> None:
+        super().__init__()
+        self.directions, self._pad = list(directions), dictionary.pad()
+        number = {code: index for index, code in enumerate(languages)}
+        # the last number: no language
+        language = torch.full((len(dictionary),), len(languages), dtype=torch.long)
+        for code, index in number.items():
+            token = dictionary.index(f"__{code}__")
+            if token != dictionary.unk():
+                language[token] = index
+        direction = torch.full((len(languages) + 1, len(languages) + 1), -1, dtype=torch.long)
+        for index, name in enumerate(self.directions):
+            source, target = name.split("-")
+            direction[number[source], number[target]] = index
+        self.register_buffer("_language", language, persistent=False)
+        self.register_buffer("_direction", direction, persistent=False)
+
+    def forward(self, source: Tensor, target_tags: Tensor) -> Tensor:
+        """Return the direction of each sentence.
+
+        Args:
+            source: int64[B, S]; the first token that is not padding is the tag.
+            target_tags: int64[B].
+
+        Returns:
+            int64[B]; -1 where the tags are of none of the directions.
+        """
+        first = source.ne(self._pad).int().argmax(dim=1, keepdim=True)
+        tags = source.gather(1, first).squeeze(1)
+        return self._direction[self._language[tags], self._language[target_tags]]
