@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuron_specialization.activations import read_activations
 from neuron_specialization.errors import MaskError
-from neuron_specialization.mask_plots import by_branch, layer_label
+from neuron_specialization.mask_plots import branch_ticks, by_branch, layer_label
 from neuron_specialization.plots import DASHES, new_figure, save, style_of
 
 Rates = dict[str, dict[str, NDArray[np.float64]]]
@@ -154,13 +153,10 @@ def plot_neurons(rates: Rates, overlap: Mapping[str, Any], selection: str, folde
         panel.set_yticks(
             range(len(chosen)), [f"{layer_label(owners[i][0])}.{owners[i][1]}" for i in chosen], fontsize=5.5
         )
-        bounds = [0, *edges, len(names)]
         if len(names) <= 12:
             panel.set_xticks(range(len(names)), names, rotation=90, fontsize=6.5)
         else:
-            panel.set_xticks(
-                [(a + b - 1) / 2 for a, b in pairwise(bounds)], [branches[a] for a in bounds[:-1]], fontsize=6
-            )
+            panel.set_xticks(*branch_ticks(overlap, names, edges), fontsize=6)
         panel.set_title(f"{name}: {len(chosen)} of {len(owners):,} neurons")
         figure.colorbar(image, ax=panel, label="active positions, %", aspect=30, pad=0.02)
     if not groups:

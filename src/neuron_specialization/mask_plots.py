@@ -10,7 +10,7 @@ from typing import Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import MaskError
-from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, style_of
+from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, say_instead, style_of
 
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
 
@@ -191,12 +191,8 @@ def _panel_title(group: Mapping[str, Any], name: str, layer: str) -> str:
 
 
 def nothing_to_compare(name: str, folder: str | Path) -> list[Path]:
-    """A figure that says why it is empty: whoever expects the file finds it."""
-    figure, axes = new_figure(1.0)
-    text = "Only one direction in each group: there are no two masks to compare."
-    axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", transform=axes[0, 0].transAxes)
-    axes[0, 0].set_axis_off()
-    return save(figure, folder, name, text)
+    """The figure of a selection in which no two directions can be compared."""
+    return say_instead(folder, name, "Only one direction in each group: there are no two masks to compare.")
 
 
 def by_branch(overlap: Mapping[str, Any], names: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -206,6 +202,15 @@ def by_branch(overlap: Mapping[str, Any], names: Sequence[str]) -> tuple[list[in
     order = sorted(range(len(names)), key=lambda i: (first[branches[i]], i))
     edges = [k for k in range(1, len(order)) if branches[order[k]] != branches[order[k - 1]]]
     return order, edges
+
+
+def branch_ticks(
+    overlap: Mapping[str, Any], names: Sequence[str], edges: Sequence[int]
+) -> tuple[list[float], list[str]]:
+    """(the middle of each branch, its name), of directions that ``by_branch`` has ordered."""
+    bounds = [0, *edges, len(names)]
+    middles = [(a + b - 1) / 2 for a, b in pairwise(bounds)]
+    return middles, [overlap["directions"][names[a]]["branch"] for a in bounds[:-1]]
 
 
 def _frame_branches(panel: Any, edges: Sequence[int]) -> None:
@@ -232,10 +237,8 @@ def _label_directions(
     fontsize = 0.6 * 72 * size / len(codes)
     positions: list[float] = list(range(len(codes)))
     if fontsize < 4:
-        bounds = [0, *edges, len(names)]
-        positions = [(a + b - 1) / 2 for a, b in pairwise(bounds)]
-        branches = [overlap["directions"][names[a]]["branch"] for a in bounds[:-1]]
-        codes, fontsize = branches, 5.0
+        positions, codes = branch_ticks(overlap, names, edges)
+        fontsize = 5.0
     fontsize = min(6.5, fontsize)
     # the columns are in the order of the rows
     panel.set_xticks(positions, codes if max(map(len, codes)) <= 3 else [""] * len(codes), fontsize=fontsize)

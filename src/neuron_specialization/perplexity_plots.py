@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, style_of
+from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, say_instead, style_of
 
 # more directions than these are drawn as means over tiers
 _PANELS = 24
@@ -34,11 +34,7 @@ def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
     except FileNotFoundError:
         raise ScoringError("the table of perplexities is missing", where=table) from None
     if not rows:
-        figure, axes = new_figure(0.8)
-        text = "The trainings logged no loss by direction."
-        axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", transform=axes[0, 0].transAxes)
-        axes[0, 0].set_axis_off()
-        return save(figure, folder, "perplexity", text)
+        return say_instead(folder, "perplexity", "The trainings logged no loss by direction.", 0.8)
     names = list(dict.fromkeys(row["direction"] for row in rows))
     by_direction = len(names) <= _PANELS
     curves: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(

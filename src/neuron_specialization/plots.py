@@ -72,6 +72,19 @@ def save(figure: Figure, folder: str | Path, name: str, description: str) -> lis
     return written
 
 
+def say_instead(folder: str | Path, name: str, text: str, height: float = 1.0) -> list[Path]:
+    """Write a figure that says why there is nothing to draw: whoever expects the file finds it."""
+    figure, axes = new_figure(height)
+    axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", transform=axes[0, 0].transAxes)
+    axes[0, 0].set_axis_off()
+    return save(figure, folder, name, text)
+
+
+def mark_of(index: int) -> dict[str, Any]:
+    """Colour and mark of the index-th branch of a figure."""
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
+
+
 def style_of(index: int) -> dict[str, Any]:
     """Colour and dashes of the index-th line of a figure."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}

@@ -8,11 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from neuron_specialization.plots import COLOURS, MARKS, new_figure, save, style_of
+from neuron_specialization.plots import MARKS, mark_of, new_figure, save, style_of
 from neuron_specialization.reporting.answer import effects, overall
 from neuron_specialization.scoring import LABELS
 from neuron_specialization.significance import Comparison, GroupResult
 from neuron_specialization.tables import ALL, DirectionGroup
+
+_MEAN = {"color": "black", "marker": "D"}
 
 
 def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder: str | Path) -> list[Path]:
@@ -41,13 +43,11 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
             if result is None:
                 continue
             if isinstance(result, GroupResult):
-                _draw_difference(panel, y, result, "black", "D", result.p < 0.05, 4.5)
+                _draw_difference(panel, y, result, _MEAN, result.p < 0.05, 4.5)
                 continue
-            branch = branches.index(where[result.direction].branch)
+            style = mark_of(branches.index(where[result.direction].branch))
             p = max(result.p_bootstrap_holm or 0, result.p_randomisation_holm or 0)
-            _draw_difference(
-                panel, y, result, COLOURS[branch % len(COLOURS)], MARKS[branch % len(MARKS)], p < 0.05, 4
-            )
+            _draw_difference(panel, y, result, style, p < 0.05, 4)
         for y, line in enumerate(rows):
             if line is None:
                 panel.axhline(y, color="#bbbbbb", linewidth=0.5)
@@ -100,26 +100,21 @@ def _row_label(row: str | tuple[str, str, str], where: Mapping[str, DirectionGro
 
 
 def _draw_difference(
-    panel: Any, y: float, result: Any, colour: str, mark: str, significant: bool, size: float
+    panel: Any, y: float, result: Any, style: Mapping[str, Any], significant: bool, size: float
 ) -> None:
-    panel.plot([result.low, result.high], [y, y], color=colour, linewidth=1.1)
+    panel.plot([result.low, result.high], [y, y], color=style["color"], linewidth=1.1)
     panel.plot(
-        result.delta, y, marker=mark, markersize=size, color=colour, linestyle="none",
-        markerfacecolor=colour if significant else "white", markeredgewidth=0.9,
+        result.delta, y, **style, markersize=size, linestyle="none",
+        markerfacecolor=style["color"] if significant else "white", markeredgewidth=0.9,
     )  # fmt: skip
 
 
 def _forest_legend(figure: Any, panel: Any, comparison: Comparison, branches: Sequence[str]) -> None:
+    styles = [*((mark_of(i), 4.0) for i in range(len(branches))), (_MEAN, 4.5)]
     handles = [
-        panel.plot([], [], color=COLOURS[i % len(COLOURS)], marker=MARKS[i % len(MARKS)],
-                   markerfacecolor="white", markersize=4, linewidth=1.1)[0]
-        for i in range(len(branches))
-    ]  # fmt: skip
-    handles.append(
-        panel.plot([], [], color="black", marker="D", markerfacecolor="white", markersize=4.5, linewidth=1.1)[
-            0
-        ]
-    )
+        panel.plot([], [], **style, markerfacecolor="white", markersize=size, linewidth=1.1)[0]
+        for style, size in styles
+    ]
     segments = sorted({row.segments for row in comparison.directions})
     size = f"{segments[0]:,}" if len(segments) == 1 else f"{segments[0]:,}–{segments[-1]:,}"
     figure.legend(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.mask_plots import label_layers, nothing_to_compare, other_language, sides_of
-from neuron_specialization.plots import COLOURS, MARKS, new_figure, save
+from neuron_specialization.plots import mark_of, new_figure, save
 from neuron_specialization.structure import SHARES
 
 # from dark (shared by all) to light (kept by none): told apart without colour, too
@@ -56,8 +56,7 @@ def plot_clusters(overlap: Mapping[str, Any], selection: str, folder: str | Path
             if row == len(groups) - 1:
                 panel.set_xlabel("distance (1 − mean IoU)")
     handles = [
-        axes[0, 0].plot([], [], linestyle="none", markersize=4, **_branch_style(i))[0]
-        for i in range(len(branches))
+        axes[0, 0].plot([], [], linestyle="none", markersize=4, **mark_of(i))[0] for i in range(len(branches))
     ]
     figure.legend(handles, branches, loc="outside lower center", ncols=min(6, len(branches)))
     return save(
@@ -66,10 +65,6 @@ def plot_clusters(overlap: Mapping[str, Any], selection: str, folder: str | Path
         name,
         f"Average-linkage clustering of directions by the overlap of their masks, {selection}",
     )
-
-
-def _branch_style(index: int) -> dict[str, Any]:
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
 
 
 def _height(found: Mapping[str, Any]) -> float:
@@ -99,7 +94,7 @@ def _draw_tree(
     names = [other_language(structure["directions"][leaf], pivot) for leaf in leaves]
     panel.set_yticks([5 + 10 * i for i in range(len(leaves))], names, fontsize=7)
     for place, leaf in enumerate(leaves):
-        style = _branch_style(branches.index(structure["branches"][leaf]))
+        style = mark_of(branches.index(structure["branches"][leaf]))
         panel.plot(0, 5 + 10 * place, markersize=4.5, clip_on=False, zorder=3, linestyle="none", **style)
     panel.set_ylim(0, 10 * len(leaves))
     # zero at the leaves, on the side of their names
