@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -95,6 +98,66 @@ def test_ci_runs_the_documented_command_and_nothing_else() -> None:
     classifiers = [re.search(r"3\.\d+$", line) for line in PROJECT["classifiers"]]
     assert job["strategy"]["matrix"]["python"] == [found[0] for found in classifiers if found]
     assert "make test" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def recipe(target: str) -> str:
+    """Everything that ``make target`` runs, prerequisites included."""
+    done = subprocess.run(
+        ["make", "--dry-run", target], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_the_parts_that_the_hosting_runs_are_what_the_local_command_runs() -> None:
+    """`.ci/run` is `make test`: lint, types, all folders of tests. The hosting's jobs are the same by parts."""
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yaml").read_text(encoding="utf-8"))
+    part = workflow["jobs"]["part"]
+    assert [step["run"] for step in part["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
+    targets = part["strategy"]["matrix"]["target"]
+    recipes = {target: recipe(target) for target in targets}
+    whole = recipe("test")
+    for target in ("lint", "types"):
+        assert set(recipes[target].splitlines()) <= set(whole.splitlines()), target
+    # `make test` names no folder: pytest takes all of tests/
+    assert re.search(r"-m pytest(?! tests)[^\n/]*$", whole, re.M)
+    folders = {path.parent.name for path in (REPOSITORY / "tests").glob("*/test_*.py")}
+    named = {name for each in recipes.values() for name in re.findall(r"\btests/(\w+)(?=\s|$)", each)}
+    assert named == folders
+    # and each part is for a person, too
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{target}:.*## ", makefile, re.M) for target in targets)
+    slurm = [step.get("run") for step in workflow["jobs"]["slurm"]["steps"]]
+    assert "make test-slurm" in slurm
+
+
+def test_every_job_of_the_hosting_has_a_limit_and_reads_only() -> None:
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yaml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    assert {"test", "part", "slurm"} <= set(workflow["jobs"])
+    assert all(job["timeout-minutes"] <= 60 for job in workflow["jobs"].values())
+
+
+def installed_by(environment: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Name → version of what pip puts into a conda environment, requirement files read."""
+    lines = next(one["pip"] for one in environment["dependencies"] if isinstance(one, dict))
+    pins: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("--requirement "):
+            text = (folder / line.split()[1]).read_text(encoding="utf-8")
+            pins |= dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", text, re.M))
+        elif "==" in line:
+            name, version = line.split("==")
+            pins[canonical(name)] = version
+    return pins
+
+
+def test_the_workflows_conda_environment_is_the_lock() -> None:
+    """Conda itself is not run: what its file says is compared with what `make env` installs."""
+    folder = REPOSITORY / "envs"
+    environment = yaml.safe_load((folder / "workflow.yaml").read_text(encoding="utf-8"))
+    assert TORCH and installed_by(environment, folder) == {**PINS, "torch": TORCH[1]}
+    names = {one.split("=")[0] for one in environment["dependencies"] if isinstance(one, str)}
+    assert names == {"python", "pip"}, "conda's own packages would shadow the lock's"
 
 
 def test_pre_commit_runs_what_lint_runs() -> None:

@@ -19,6 +19,7 @@ from neuron_specialization.errors import FileError, NeuronSpecializationError
 
 # command → module in this package; the function has the command's name with _ for -
 COMMANDS: dict[str, str] = {
+    "init": "init",
     "fetch": "data",
     "corpus": "data",
     "testset": "data",
