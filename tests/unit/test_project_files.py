@@ -109,7 +109,7 @@ def recipe(target: str) -> str:
 
 
 def test_the_parts_that_the_hosting_runs_are_what_the_local_command_runs() -> None:
-    """`.ci/run` is `make test`: lint, types, all folders of tests. The hosting's jobs are the same by parts."""
+    """`.ci/run` is `make test`: lint, types, all folders of tests; the hosting runs the same by parts."""
     workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yaml").read_text(encoding="utf-8"))
     part = workflow["jobs"]["part"]
     assert [step["run"] for step in part["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
