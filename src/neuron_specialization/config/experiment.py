@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -76,26 +76,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        languages = set(self.languages)
-        if self.directions is None and self.pivot not in languages:
+        if self.directions is None and self.pivot not in self.languages:
             raise ValueError(
                 f"pivot {self.pivot!r} is not among languages; list directions: instead, or add it"
             )
-        seen: set[str] = set()
-        for text in self.directions or []:
-            direction = Direction.parse(text)
-            if text in seen:
-                raise ValueError(f"directions: {text} is listed twice")
-            seen.add(text)
-            for code in (direction.source, direction.target):
-                if code not in languages:
-                    raise ValueError(f"directions: {text} uses {code!r}, which languages: does not list")
+        self._parsed("directions", self.directions or [])
         if self.directions is not None and not self.directions:
             raise ValueError("directions: is empty; remove the key for all pairs with the pivot")
         tiered: dict[str, str] = {}
         for tier, codes in self.tier_lists().items():
             for code in codes:
-                if code not in languages:
+                if code not in self.languages:
                     raise ValueError(f"tiers.{tier}: {code!r} is not among languages")
                 if code in tiered:
                     raise ValueError(f"tiers: {code!r} is in both {tiered[code]} and {tier}")
@@ -115,17 +106,23 @@ class Config(Section):
                 in_catalogue("mirror", name)
         return self
 
-    def _check_zero_shot(self) -> None:
-        trained = {str(direction) for direction in self.all_directions()}
-        seen: set[str] = set()
-        for text in self.zero_shot:
+    def _parsed(self, key: str, texts: Sequence[str]) -> list[Direction]:
+        """The directions of a list, each once and between languages of ``languages:``."""
+        directions: dict[Direction, None] = {}
+        for text in texts:
             direction = Direction.parse(text)
-            if text in seen:
-                raise ValueError(f"zero_shot: {text} is listed twice")
-            seen.add(text)
+            if direction in directions:
+                raise ValueError(f"{key}: {text} is listed twice")
             for code in (direction.source, direction.target):
                 if code not in self.languages:
-                    raise ValueError(f"zero_shot: {text} uses {code!r}, which languages: does not list")
+                    raise ValueError(f"{key}: {text} uses {code!r}, which languages: does not list")
+            directions[direction] = None
+        return list(directions)
+
+    def _check_zero_shot(self) -> None:
+        trained = {str(direction) for direction in self.all_directions()}
+        for direction in self._parsed("zero_shot", self.zero_shot):
+            text = str(direction)
             if text in trained:
                 raise ValueError(f"zero_shot: {text} is among the trained directions; it cannot be both")
             if self.pivot is None or self.pivot in (direction.source, direction.target):
