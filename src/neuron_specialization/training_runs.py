@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,26 @@ def _check_data(recipe: Recipe, data_bin: Path) -> None:
                 where=data_bin,
                 hint="binarise it again with this configuration, or take the directions out of it",
             )
+        _refuse_empty(recipe, folders, split)
+
+
+def _refuse_empty(recipe: Recipe, folders: Sequence[Path], split: str) -> None:
+    """Refuse text without a single segment: fairseq cannot open it, and says no more than that."""
+    pairs = {pair for one in recipe.directions for pair in (one, "-".join(reversed(one.split("-"))))}
+    files = [
+        folder / f"{split}.{pair}.{code}.bin"
+        for folder in folders
+        for pair in pairs
+        for code in pair.split("-")
+    ]
+    empty = sorted(path for path in files if path.is_file() and path.stat().st_size == 0)
+    if empty:
+        names = sorted({path.name.split(".")[1] for path in empty})
+        raise TrainingError(
+            f"the {split} text of {', '.join(names[:8])}{' …' if len(names) > 8 else ''} has no segment",
+            where=empty[0],
+            hint="give it text and binarise it again, or take its directions out of the configuration",
+        )
 
 
 # ---- other runs of the same system ----

@@ -449,6 +449,12 @@ def test_missing_inputs_are_named(trainings: Trainings) -> None:
     code, text = trainings.run()
     assert code == 1
     assert "no valid text for en-de, de-en" in text
+    (trainings.data_bin / "valid.de-en.de.idx").touch()
+    (trainings.data_bin / "valid.de-en.de.bin").touch()
+    code, text = trainings.run()
+    assert code == 1
+    assert "the valid text of de-en has no segment" in text
+    (trainings.data_bin / "valid.de-en.de.bin").write_bytes(b"\0")
     (trainings.data_bin / "dict.de.txt").unlink()
     assert "no dictionary for de" in trainings.run()[1]
     shutil.rmtree(trainings.data_bin)
