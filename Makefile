@@ -95,10 +95,11 @@ test-slurm: env  ## the workflow on a SLURM of one node with pretend GPUs; root 
 test-faults: env  ## kill, fill, cut and mislead a real run; root for small disks, Debian's faketime for clocks; half an hour
 	$(BIN)/python -m pytest -m faults tests/workflow/faults
 
+# --strict: a package that cannot be looked up is a failure; without it all of them missing passes as none vulnerable
 audit: env  ## known vulnerabilities of the pinned packages (pip-audit, in an environment of its own; needs the network)
 	test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
-	$(VENV)/audit/bin/pip-audit --require-hashes --disable-pip --requirement requirements/lock.txt
-	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement requirements/torch.txt
+	$(VENV)/audit/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements/lock.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements/torch.txt
 
 package: env  ## dist/: a wheel, which brings the workflow along, and an sdist
 	$(BIN)/python -m build --no-isolation
