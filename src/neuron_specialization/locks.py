@@ -22,6 +22,8 @@ from neuron_specialization.errors import TrainingError
 
 # How long the trainer of a wrapper that was killed, and its data loaders, may take to notice and end.
 RELEASE_SECONDS = 30.0
+# How long one that was told to stop may take: its trainer's time to end, and what follows.
+STOP_SECONDS = 90.0
 
 
 class FileLock:
@@ -66,7 +68,7 @@ class FileLock:
         os.ftruncate(self.descriptor, len(text))
 
     def holder(self) -> dict[str, Any]:
-        """What the holder wrote about itself: ``host``, ``pid``, ``since``, ``trainer``; may be empty."""
+        """What the holder says: ``host``, ``pid``, ``since``, ``trainer``, ``stopping``; may be empty."""
         return _read_holder(self.path)
 
     def release(self) -> None:
@@ -94,17 +96,25 @@ def lock_training(path: Path, *, release_seconds: float | None = None) -> FileLo
     """Lock a system's checkpoints for this process and the trainer it starts.
 
     Refuses at once when the process that took the lock is alive. When it is dead, the trainer it started was
-    told to end by the kernel and is about to let go of it: wait for that, up to ``release_seconds`` (default:
-    RELEASE_SECONDS).
+    told to end by the kernel and is about to let go of it; when it was told to stop itself, it is about to do
+    so, too: SLURM starts a preempted job again while the processes of its first run may still be ending, on
+    this host or another. Wait for that.
+
+    Args:
+        path: the lock file.
+        release_seconds: how long to wait; default: RELEASE_SECONDS, for a holder that stops STOP_SECONDS.
 
     Raises:
         TrainingError: another process trains here, naming its id and host.
     """
     lock = FileLock(path)
-    deadline = time.monotonic() + (RELEASE_SECONDS if release_seconds is None else release_seconds)
+    started = time.monotonic()
     while not lock.try_acquire():
         holder = lock.holder()
-        if time.monotonic() > deadline or not _is_dead(holder):
+        allowed = STOP_SECONDS if "stopping" in holder else RELEASE_SECONDS if _is_dead(holder) else 0.0
+        if release_seconds is not None:
+            allowed = min(allowed, release_seconds)
+        if time.monotonic() - started >= allowed:
             raise TrainingError(
                 "this system is being trained already" + _by(holder),
                 where=path.parent,

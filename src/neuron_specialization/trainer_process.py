@@ -98,7 +98,7 @@ def run_trainer(
             children.append(_start(command, environment, descriptors, output))
             stack.enter_context(_ended(children[-1]))
         child = children[0]
-        with _forwarding(children, outcome), _failing_together(children) as failed:
+        with _forwarding(children, outcome, lock), _failing_together(children) as failed:
             lock.describe(trainer=child.pid)
             assert child.stdout is not None
             for line in child.stdout:
@@ -216,12 +216,16 @@ def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _forwarding(children: Sequence[subprocess.Popen[str]], outcome: Outcome) -> Iterator[None]:
-    """Pass SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM, and note which it was."""
+def _forwarding(
+    children: Sequence[subprocess.Popen[str]], outcome: Outcome, lock: FileLock
+) -> Iterator[None]:
+    """Pass SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM; note which it was, also in the lock."""
 
     def forward(number: int, _: FrameType | None) -> None:
         outcome.signal_received = signal.Signals(number).name
         _ask_to_end(children)
+        with contextlib.suppress(OSError):  # a full disk is no reason not to end
+            lock.describe(stopping=outcome.signal_received)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread alone

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +98,20 @@ def test_a_holder_on_another_host_counts_as_alive(tmp_path: Path) -> None:
     lock.describe(host="node17", pid=999999)
     with pytest.raises(TrainingError, match="process 999999 on node17"):
         lock_training(tmp_path / "lock", release_seconds=20)
+
+
+def test_one_that_was_told_to_stop_is_waited_for_on_any_host(tmp_path: Path) -> None:
+    """A preempted job is started again, on this node or another, while its first run is still ending."""
+    lock = FileLock(tmp_path / "lock")
+    assert lock.try_acquire()
+    lock.describe(host="node17", pid=999999, stopping="SIGTERM")
+    with pytest.raises(TrainingError, match="process 999999 on node17"):
+        lock_training(tmp_path / "lock", release_seconds=0.5)
+    release = threading.Timer(1.5, lock.release)
+    release.start()
+    with lock_training(tmp_path / "lock") as taken:
+        assert not release.is_alive()
+        assert taken.holder()["pid"] == os.getpid() and "stopping" not in taken.holder()
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[1]", b'{"pid": "x", "host": 3}', b"9" * 5000])
