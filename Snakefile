@@ -23,6 +23,7 @@ include: "rules/translate.smk"
 include: "rules/score.smk"
 include: "rules/costs.smk"
 include: "rules/report.smk"
+include: "rules/devices.smk"
 
 
 rule all:
@@ -57,6 +58,7 @@ rule bundle:
 
 
 onstart:
+    refuse_absent_gpus()
     announce(
         f"experiment {CONFIG.experiment}: {len(DIRECTIONS)} directions, systems {', '.join(SYSTEMS)}"
     )

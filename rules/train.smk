@@ -28,6 +28,8 @@ rule train_baseline:
     threads: share_of_cores(BASELINES)
     resources:
         gpu=0,
+        nodes=1,
+        launcher="spawn",
         mem_mb=6000,
         runtime="24h",
     params:
@@ -42,6 +44,8 @@ rule train_baseline:
             --data-bin {params.data:q} \
             --output {params.folder:q} \
             --gpus {resources.gpu:q} \
+            --nodes {resources.nodes:q} \
+            --launcher {resources.launcher:q} \
             --threads {threads:q} \
             2>&1 | tee {log:q} >&2
         """
@@ -70,6 +74,8 @@ rule train_specialised:
     threads: share_of_cores(SPECIALISED)
     resources:
         gpu=0,
+        nodes=1,
+        launcher="spawn",
         mem_mb=6000,
         runtime="12h",
     params:
@@ -87,6 +93,8 @@ rule train_specialised:
             {params.masks:q} \
             --output {params.folder:q} \
             --gpus {resources.gpu:q} \
+            --nodes {resources.nodes:q} \
+            --launcher {resources.launcher:q} \
             --threads {threads:q} \
             2>&1 | tee {log:q} >&2
         """
@@ -112,6 +120,8 @@ rule magnitude_finetune:
         "../envs/workflow.yaml"
     resources:
         gpu=0,
+        nodes=1,
+        launcher="spawn",
         mem_mb=6000,
         runtime="4h",
     params:
@@ -128,6 +138,8 @@ rule magnitude_finetune:
             --discard-checkpoints \
             --output {params.folder:q} \
             --gpus {resources.gpu:q} \
+            --nodes {resources.nodes:q} \
+            --launcher {resources.launcher:q} \
             --threads {threads:q} \
             >{log:q} 2>&1
         """

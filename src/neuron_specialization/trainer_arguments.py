@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from neuron_specialization.config import Model, Recipe, Training
 from neuron_specialization.errors import TrainingError
@@ -42,11 +43,20 @@ class Resources:
         threads: CPU threads a process on a GPU may use; on a CPU, those of all processes together.
         workers: data-loading processes of each trainer process; None: 2 beside a GPU. On a CPU they would
             take time from the training itself, and a batch is put together in a fraction of a step: 0.
+        nodes: machines that share the GPUs equally; more than one needs ``srun``.
+        launcher: who starts the processes: ``spawn``, fairseq itself, on one machine; ``srun``, SLURM, on
+            those of the allocation this runs in (launch.py).
     """
 
     gpus: int = 0
     threads: int = 1
     workers: int | None = None
+    nodes: int = 1
+    launcher: Literal["spawn", "srun"] = "spawn"
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.gpus // self.nodes
 
     @property
     def data_workers(self) -> int:

@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from neuron_specialization.config import Recipe
+from neuron_specialization.devices import require_gpus
 from neuron_specialization.energy import metered
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import write_json
+from neuron_specialization.launch import check_allocation, trainer_commands
 from neuron_specialization.locks import FileLock, claim_gpus, lock_training
 from neuron_specialization.progress import MetricsFile, ProgressDisplay
 from neuron_specialization.resume import LAST, ResumePoint, newest_saved, prepare_resume, updates_of
 from neuron_specialization.trainer_arguments import (
     DEFAULT_TRAINER,
     Resources,
-    process_arguments,
     trainer_arguments,
     trainer_environment,
 )
@@ -78,6 +79,8 @@ def train(
     stream = stream or sys.stderr
     run = Run(recipe, input_checksums(recipe, data_bin, init, masks), output)
     arguments = trainer_arguments(recipe, data_bin, run.folder, resources=resources, init=init, masks=masks)
+    check_allocation(resources, os.environ)
+    require_gpus(resources.gpus_per_node, who=f"the training of {recipe.system}")
     with lock_training(run.checkpoints / "lock") as lock:
         refuse_other_runs(run, discard_unfinished)
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -113,11 +116,13 @@ def _train(
     _say_what_runs(run, point, resources, processes, display)
     rendezvous = run.folder / "rendezvous"
     rendezvous.unlink(missing_ok=True)  # of processes that were killed
-    gpus = claim_gpus(resources.gpus, os.environ)
+    gpus = claim_gpus(resources.gpus_per_node, os.environ)
     try:
         with metered(run.folder / "energy.json", resumed=point is not None):
             outcome = run_trainer(
-                [[*trainer, *one] for one in process_arguments(arguments, processes, rendezvous)],
+                trainer_commands(
+                    trainer, arguments, processes, rendezvous, resources=resources, environment=os.environ
+                ),
                 environment=trainer_environment(
                     os.environ, resources=resources, processes=processes, devices=gpus.devices
                 ),
@@ -154,6 +159,7 @@ def _say_what_runs(
     recipe = run.recipe
     place = f"{resources.gpus} GPU{'s' if resources.gpus > 1 else ''}" if resources.gpus else "CPU"
     place += f" ({processes} processes)" if processes > 1 else ""
+    place += f" of {resources.nodes} nodes" if resources.nodes > 1 else ""
     start = f"resuming at update {point.updates:,}" if point else "training"
     display.note(
         f"{start}: {len(recipe.directions)} directions, {recipe.training.max_updates:,} updates on"

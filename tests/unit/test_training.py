@@ -330,6 +330,25 @@ def test_a_trainer_that_outlives_its_wrapper_keeps_others_out(
     assert trainings.run()[0] == 0
 
 
+def test_one_that_is_started_again_waits_for_one_that_is_ending(trainings: Trainings) -> None:
+    """As SLURM does with a preempted job, whose first processes may take their time."""
+    first = trainings.start(FAKE_IGNORE_TERM=1, FAKE_SECONDS_PER_UPDATE=0.1)
+    wait_for(lambda: any((trainings.output / "checkpoints").glob("*/checkpoint_last.pt")))
+    first.terminate()
+    lock = trainings.output / "checkpoints" / "lock"
+    wait_for(lambda: json.loads(lock.read_text()).get("stopping") == "SIGTERM")
+    second = trainings.start()
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(3)
+    assert len(trainings.records("pid")) == 1
+    os.kill(trainings.records("pid")[0], signal.SIGKILL)
+    assert first.wait(60) == 1
+    _, text = second.communicate(timeout=60)
+    assert second.returncode == 0, text
+    assert "resuming at update" in text
+    first.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_passed_on(trainings: Trainings, number: signal.Signals) -> None:
     process = trainings.start(FAKE_SECONDS_PER_UPDATE=0.1)
@@ -460,6 +479,57 @@ def test_missing_inputs_are_named(trainings: Trainings) -> None:
     shutil.rmtree(trainings.data_bin)
     assert "binarised data is missing" in trainings.run()[1]
     assert not trainings.record.exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_made(trainings: Trainings) -> None:
+    code, text = trainings.run("--gpus", "1", CUDA_VISIBLE_DEVICES="")
+    assert code == 1
+    assert "the training of baseline asks for 1 GPU and none can be used (CUDA_VISIBLE_DEVICES=)" in text
+    for part in ("  where: --gpus", "  likely cause: ", "  next: "):
+        assert part in text
+    code, text = trainings.run("--gpus", "2", "--launcher", "srun", given=recipe(micro_batches=2))
+    assert code == 1 and "srun starts the processes of a SLURM job" in text
+    assert not trainings.output.exists() and not trainings.record.exists()
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine whose driver lists two GPUs, which nobody has taken yet."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    program.chmod(0o755)
+    return {
+        "PATH": os.pathsep.join([str(program.parent), *os.get_exec_path()]),
+        "TMPDIR": str(tmp_path),
+        "NEURON_SPECIALIZATION_PRETEND_GPUS": "1",
+    }
+
+
+def test_two_trainings_at_once_get_a_gpu_each(trainings: Trainings, two_gpus: dict[str, str]) -> None:
+    """Snakemake starts both with one GPU each and says of neither which."""
+    processes = []
+    for name in ("first", "second"):
+        trainings.output = trainings.output.with_name(name)
+        processes.append(trainings.start("--gpus", "1", FAKE_SECONDS_PER_UPDATE=1, **two_gpus))
+    try:
+        wait_for(lambda: trainings.record.exists() and len(trainings.records("environment")) == 2)
+        assert all(process.poll() is None for process in processes)
+        given = {environment["CUDA_VISIBLE_DEVICES"] for environment in trainings.records("environment")}
+        assert given == {"0", "1"}
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.communicate(timeout=60)
+    # what a training that was stopped gave back, the next one takes
+    trainings.output = trainings.output.with_name("both")
+    process = trainings.start("--gpus", "2", given=recipe(micro_batches=2), **two_gpus)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    assert trainings.records("environment")[-1]["CUDA_VISIBLE_DEVICES"] == "0,1"
+    code, text = trainings.run("--gpus", "3", given=recipe(micro_batches=3), **two_gpus)
+    assert code == 1 and "asks for 3 GPUs and 2 can be used" in text
 
 
 # ---- failures of the trainer ----

@@ -230,6 +230,32 @@ def test_the_gpu_profile_gives_trainings_gpus(demo: Workflow) -> None:
     ] == list("411")
 
 
+def test_a_job_that_would_be_given_fewer_gpus_is_refused(demo: Workflow) -> None:
+    """Snakemake gives a job what there is, and trains on one GPU, or none, what was to be trained on four."""
+    refused = demo.plan("--set-resources", "train_baseline:gpu=1")
+    assert refused.status != 0
+    assert "train_baseline asks for 1 GPU; this run may use none" in refused.output
+    demo.profile = "gpu"
+    refused = demo.plan("--set-resources", "train_baseline:gpu=2*attempt", "train_specialised:gpu=1")
+    assert refused.status != 0
+    assert "train_baseline asks for 2 GPUs; this run may use 1" in refused.output
+    assert "next: where the machine has as many: --resources gpu=2" in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_a_run_that_wants_gpus_stops_before_its_first_job_where_there_is_none(demo: Workflow) -> None:
+    demo.profile = "gpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        refused = demo.run()
+    assert refused.status != 0
+    assert re.search(
+        r"this run \(activations, .*train_baseline.*\) asks for 1 GPU and none can", refused.output
+    )
+    assert "  next: " in refused.output and "Traceback" not in refused.output
+    assert not [path for path in demo.folder.iterdir() if path.name != ".snakemake"]
+
+
 @pytest.mark.parametrize(
     ("profile", "gpus", "memory", "minutes"), [("slurm", 1, 16000, 1440), ("ec30", 4, 64000, 2880)]
 )

@@ -100,8 +100,11 @@ def activations(
     """Count how often each neuron fires, for all directions in one process."""
     from neuron_specialization.activations import count_activations, open_texts, write_activations
     from neuron_specialization.checkpoints import load_checkpoint
+    from neuron_specialization.devices import require_gpus
 
     started = time.monotonic()
+    if device.partition(":")[0] == "cuda":
+        require_gpus(1, who="counting", where="--device, which the workflow takes from the profile")
     model = load_checkpoint(checkpoint, unsafe=allow_unsafe_pickle)
     directions = directions or model.directions
     if not directions:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -27,6 +28,16 @@ from neuron_specialization.errors import TrainingError
 @click.option(
     "--workers", type=click.IntRange(min=0), help="Processes that load data. [default: 2 a GPU, 0 on a CPU]"
 )
+@click.option(
+    "--launcher",
+    type=click.Choice(["spawn", "srun"]),
+    default="spawn",
+    show_default=True,
+    help="srun: SLURM starts the processes, on the nodes of the job this runs in.",
+)
+@click.option(
+    "--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes that share the GPUs."
+)
 @click.option("--trainer", metavar="COMMAND", help="Take this instead of fairseq-train (same arguments).")
 @click.option(
     "--discard-unfinished", is_flag=True, help="Delete unfinished runs that were started with other settings."
@@ -43,6 +54,8 @@ def train(
     gpus: int,
     threads: int,
     workers: int | None,
+    launcher: Literal["spawn", "srun"],
+    nodes: int,
     trainer: str | None,
     discard_unfinished: bool,
     discard_checkpoints: bool,
@@ -63,7 +76,7 @@ def train(
             output,
             init=init,
             masks=masks,
-            resources=Resources(gpus=gpus, threads=threads, workers=workers),
+            resources=Resources(gpus=gpus, threads=threads, workers=workers, nodes=nodes, launcher=launcher),
             trainer=shlex.split(trainer) if trainer else DEFAULT_TRAINER,
             stream=sys.stderr,
             discard_unfinished=discard_unfinished,

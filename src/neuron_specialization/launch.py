@@ -1,0 +1,97 @@
+"""The commands that start a training's processes: on this machine, or as the tasks of a SLURM job."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from neuron_specialization.devices import PRETEND
+from neuron_specialization.errors import TrainingError
+from neuron_specialization.trainer_arguments import Resources, process_arguments
+
+# Rank 0 listens on one of these, chosen by the number of the job: two jobs on one node do not meet.
+_FIRST_PORT, _PORTS = 20_000, 30_000
+
+
+def trainer_commands(
+    trainer: Sequence[str],
+    arguments: list[str],
+    processes: int,
+    rendezvous: Path,
+    *,
+    resources: Resources,
+    environment: Mapping[str, str],
+) -> list[list[str]]:
+    """Return the command of each process that this one starts.
+
+    Args:
+        trainer: program that takes fairseq-train's arguments.
+        arguments: those arguments (``trainer_arguments``).
+        processes: how many to start here: several on a CPU; with GPUs fairseq or SLURM starts them.
+        rendezvous: a file that is not there yet, for processes on a CPU.
+        resources: GPUs, nodes and who starts the processes.
+        environment: with SLURM_JOB_ID for ``srun``.
+    """
+    if resources.launcher == "srun":
+        command = [*trainer, *arguments, *_slurm_rendezvous(environment)]
+        if environment.get(PRETEND):
+            command = _on_the_cpu(command)
+        return [[*_srun(resources), *command]]
+    return [[*trainer, *one] for one in process_arguments(arguments, processes, rendezvous)]
+
+
+def _srun(resources: Resources) -> list[str]:
+    """One task a GPU. fairseq reads its rank from SLURM_PROCID, and its device from SLURM_LOCALID: every task
+    must see all GPUs of its node, so none is bound to one."""
+    return [
+        *("srun", f"--nodes={resources.nodes}", f"--ntasks={resources.gpus}"),
+        *(f"--ntasks-per-node={resources.gpus_per_node}", f"--cpus-per-task={resources.threads}"),
+        # a process that fails takes the others along, which would wait for it for ever
+        "--kill-on-bad-exit=1",
+    ]
+
+
+def _slurm_rendezvous(environment: Mapping[str, str]) -> list[str]:
+    """fairseq takes the first node of the job as the address (``distributed.utils._infer_slurm_init``), and a
+    port from us: without one it would believe that it runs on a single node."""
+    return ["--distributed-port", str(_FIRST_PORT + int(environment["SLURM_JOB_ID"]) % _PORTS)]
+
+
+def _on_the_cpu(command: list[str]) -> list[str]:
+    """The second task of a node would take its second GPU: where GPUs are pretended it must not."""
+    return [
+        *("env", "SLURM_LOCALID=0"),
+        *command,
+        *("--cpu", "--ddp-backend", "legacy_ddp", "--distributed-backend", "gloo"),
+    ]
+
+
+def check_allocation(resources: Resources, environment: Mapping[str, str]) -> None:
+    """Refuse what cannot be started as asked.
+
+    Raises:
+        TrainingError: several nodes without ``srun``, ``srun`` outside a SLURM job, or GPUs that the nodes
+            cannot share equally.
+    """
+    if resources.launcher == "spawn":
+        if resources.nodes > 1:
+            raise TrainingError(
+                f"the processes of {resources.nodes} nodes cannot be started from one of them",
+                where="--nodes, --launcher spawn",
+                hint="--launcher srun inside a SLURM job; in a profile: launcher: srun (docs/running.md)",
+            )
+        return
+    if resources.gpus == 0 or resources.gpus % resources.nodes:
+        raise TrainingError(
+            f"{resources.gpus} GPUs cannot be shared equally by {resources.nodes} nodes",
+            where="--gpus, --nodes",
+            cause="gpu in a profile is what all nodes have together",
+            hint=f"ask for a multiple of {resources.nodes}",
+        )
+    if not environment.get("SLURM_JOB_ID", "").isdigit() or shutil.which("srun") is None:
+        raise TrainingError(
+            "srun starts the processes of a SLURM job, and this is none",
+            where="--launcher srun, SLURM_JOB_ID",
+            hint="run it from a script that sbatch was given, or by the workflow (docs/running.md)",
+        )
