@@ -3,8 +3,12 @@
 set -uo pipefail
 
 dir=$(realpath -m "${1:?usage: down.sh DIR}")
-[ -e "$dir/env.sh" ] && . "$dir/env.sh"
+# without it the commands would find a real cluster, whose jobs are none of ours
+[ -e "$dir/env.sh" ] || exit 0
+. "$dir/env.sh"
 timeout 20 scancel --user="$(id -un)" 2>/dev/null
+# slurmd ends a job's processes; without it they would live on
+for _ in $(seq 75); do [ -n "$(timeout 10 squeue --noheader 2>/dev/null)" ] || break; sleep 0.2; done
 for program in slurmd slurmctld munged; do
   pid=$(cat "$dir/pid/$program" 2>/dev/null) || continue
   # the number may be another process's by now

@@ -20,7 +20,8 @@ done
 # Snakemake's step executor forgets SLURM_CONF, so its srun looks at the compiled-in place.
 conf=/etc/slurm
 for file in slurm.conf gres.conf cgroup.conf; do
-  [ ! -e "$conf/$file" ] || [ -L "$conf/$file" ] || fail "$conf/$file belongs to a real cluster; it is left alone"
+  [ ! -e "$conf/$file" ] || [ "$(readlink "$conf/$file")" = "$dir/$file" ] \
+    || fail "$conf/$file belongs to a real cluster, or to one of another folder; it is left alone"
 done
 
 [ ! -e "$dir" ] || [ -e "$dir/slurm.conf" ] || fail "$dir is there already, and is no folder of this script"
