@@ -90,7 +90,7 @@ test-long: env  ## the tests that `make test` leaves out: every mask method and 
 	$(BIN)/python -m pytest -m long
 
 test-slurm: env  ## the workflow on a SLURM of one node with pretend GPUs; root and Debian's SLURM packages
-	$(BIN)/python -m pytest -m slurm tests/workflow/test_slurm.py
+	$(BIN)/python -m pytest -m slurm tests/workflow/test_slurm*.py
 
 test-faults: env  ## kill, fill, cut and mislead a real run; root for small disks, Debian's faketime for clocks; half an hour
 	$(BIN)/python -m pytest -m faults tests/workflow/faults
