@@ -156,8 +156,12 @@ _RENAMED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that finds nothing but the stand-ins."""
+class _Unpickler(pickle._Unpickler):
+    """An unpickler that finds nothing but the stand-ins.
+
+    The one written in Python: the one in C makes a table as long as the largest number that the file gives
+    to a value, which four bytes can make 64 GB.
+    """
 
     def __init__(self, file: io.BytesIO, path: Path) -> None:
         super().__init__(file)

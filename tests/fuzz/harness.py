@@ -41,6 +41,8 @@ fuzz = settings(
 
 MAX_CPU_SECONDS = 10.0
 MAX_MEMORY_KIB = 400 * 1024
+# an allocation beyond this fails, before it takes the machine along
+MAX_ADDRESSES = 3 << 30
 
 # target → read, refused; shown at the end of a run
 OUTCOMES: dict[str, Counter[str]] = {}
@@ -108,6 +110,9 @@ def guarded(folder: Path) -> Iterator[None]:
     _seen.clear()
     former = signal.signal(signal.SIGVTALRM, _too_long)
     signal.setitimer(signal.ITIMER_VIRTUAL, 4 * abs(MAX_CPU_SECONDS))
+    addresses = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MAX_ADDRESSES, addresses[1]))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.process_time()
     _allowed = folder.resolve()
@@ -115,6 +120,7 @@ def guarded(folder: Path) -> Iterator[None]:
         yield
     finally:
         _allowed = None
+        resource.setrlimit(resource.RLIMIT_AS, addresses)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, former)
     assert not _seen, _seen

@@ -17,7 +17,9 @@ PAGES = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?<![\w./-])neuron-specialization ([a-z][a-z-]+)((?: [^\n`|>#]*)?)")
+# not the image or the environment of that name, which commands of docker follow
+_OTHER = r"(?!neuron-specialization|snakemake)"
+COMMAND = re.compile(rf"(?<![\w./-])neuron-specialization {_OTHER}([a-z][a-z-]+)((?: [^\n`|>#]*)?)")
 MAKE = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]*)", re.M)
 
 

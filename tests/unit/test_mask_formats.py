@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,34 @@ def test_pickles_of_anything_else_are_refused(
         import_activations(path)
     assert "activations.pkl" in str(caught.value)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_pickle_that_asks_for_a_table_of_64_gigabytes_gets_none(tmp_path: Path) -> None:
+    """Found by fuzzing: LONG_BINPUT gives a value the number 2**32 - 1."""
+    path = tmp_path / "activations.pkl"
+    path.write_bytes(b"\x80\x02}r\xff\xff\xff\xffX\x0f\x00\x00\x00encoder_layer_0]K\x03as.")
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
+    try:
+        assert import_activations(path)["encoder.layers.0"].tolist() == [3]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+# numpy.ndarray((1,), dtype("O"), b"AAAAAAAA"): a pointer of the file's choosing
+WILD_POINTER = (
+    b"\x80\x02}X\x0f\x00\x00\x00encoder_layer_0cnumpy\nndarray\nK\x01\x85"
+    b"cnumpy\ndtype\nX\x01\x00\x00\x00O\x85RU\x08AAAAAAAA\x87Rs."
+)
+
+
+def test_a_pickle_that_makes_objects_of_bytes_is_refused(tmp_path: Path) -> None:
+    """Allowing numpy's own names is not enough: unpickled with them, this is an array of a wild pointer."""
+    path = tmp_path / "activations.pkl"
+    path.write_bytes(WILD_POINTER)
+    with pytest.raises(MaskError, match="not a type of numbers"):
+        import_activations(path)
 
 
 def test_damaged_and_absent_pickles_are_refused(tmp_path: Path) -> None:
