@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,18 @@ from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import write_json
 from neuron_specialization.reporting.answer import answer, context, effects, family_sentences, overall
 from neuron_specialization.reporting.scores import mark, read_evaluation, score_tables
-from neuron_specialization.reporting.table import Table, fixed, latex, to_csv, to_latex, to_markdown
+from neuron_specialization.reporting.table import (
+    Column,
+    Row,
+    Table,
+    fixed,
+    latex,
+    number_cell,
+    text_cell,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from neuron_specialization.significance import (
     Comparison,
     DirectionResult,
@@ -180,6 +194,52 @@ def test_renderings(tmp_path: Path) -> None:
     rows = list(csv.DictReader(to_csv(tables).splitlines()))
     assert [row["direction"] for row in rows] == ["", "", "", "en-de", "de-en"]
     assert rows[0]["delta_ns_continued"] == "-0.004"
+
+
+def wide_table() -> Table:
+    names = [f"system_{number}" for number in range(17)]
+    return Table(
+        "wide heldout bleu",
+        "BLEU & more",
+        [Column("directions", "text"), *map(Column, names)],
+        [Row([text_cell("en→X"), *(number_cell(float(number)) for number in range(17))])],
+        ["50 % of a note."],
+        [SIGNATURE],
+    )
+
+
+def test_a_wide_table_is_continued_in_latex() -> None:
+    text = to_latex([wide_table()])
+    assert text.count(r"\begin{table}") == text.count(r"\bottomrule") == 3
+    rows = [line for line in text.splitlines() if line.startswith(r"en$\rightarrow$X")]
+    assert [row.count("&") for row in rows] == [6, 6, 5]
+    # every column once, in order
+    values = [cell.strip(" \\") for row in rows for cell in row.split("&")[1:]]
+    assert values == [f"{number}.00" for number in range(17)]
+    assert "(1 of 3)" in text and "(3 of 3)" in text and text.count("of a note") == 1
+    assert text.count(r"\label{tab:wide-heldout-bleu}") == 1 and r"\label{tab:wide-heldout-bleu-3}" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_and_fits_the_line(tmp_path: Path) -> None:
+    tables = [*tables_of(write_tables(tmp_path / "tables"), comparison(-0.004, 0.03)), wide_table()]
+    (tmp_path / "tables.tex").write_text(to_latex(tables), encoding="utf-8")
+    (tmp_path / "main.tex").write_text(
+        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}"
+        "\\begin{document}\\input{tables}\\end{document}\n",
+        encoding="utf-8",
+    )
+    made = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout[-3000:]
+    # of the tables; a signature in a narrow column may stand out a little
+    assert not re.search(r"Overfull \\hbox \((\d{2,})", made.stdout), made.stdout
 
 
 def test_numbers_and_text() -> None:

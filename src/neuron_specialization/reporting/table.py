@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 GAP = "–"
@@ -152,10 +152,42 @@ def latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
+# columns of a LaTeX table besides the first; a wider one is continued in a further table
+_LATEX_COLUMNS = 8
+
+
 def to_latex(tables: Sequence[Table]) -> str:
-    """One ``table`` environment each; needs the package booktabs."""
-    head = "% \\usepackage{booktabs}; the marks are explained under each table\n"
-    return head + "\n".join(_latex_table(table) for table in tables)
+    """``table`` environments, several for a table of many columns; needs booktabs and graphicx.
+
+    A table that is still wider than the line is made smaller to fit.
+    """
+    head = "% \\usepackage{booktabs,graphicx}; the marks are explained under each table\n"
+    return head + "\n".join(_latex_table(part) for table in tables for part in _parts(table))
+
+
+def _parts(table: Table) -> list[Table]:
+    """The table, or its columns in several, each with the first column; notes under the last."""
+    rest = range(1, len(table.columns))
+    if len(rest) <= _LATEX_COLUMNS:
+        return [table]
+    count = -(-len(rest) // _LATEX_COLUMNS)
+    size = -(-len(rest) // count)
+    parts = []
+    for number in range(count):
+        kept = [0, *rest[number * size : (number + 1) * size]]
+        last = number == count - 1
+        parts.append(
+            replace(
+                table,
+                name=table.name if number == 0 else f"{table.name} {number + 1}",
+                caption=f"{table.caption} ({number + 1} of {count})",
+                columns=[table.columns[index] for index in kept],
+                rows=[replace(row, cells=[row.cells[index] for index in kept]) for row in table.rows],
+                notes=table.notes if last else [],
+                signatures=table.signatures if last else [],
+            )
+        )
+    return parts
 
 
 def _latex_table(table: Table) -> str:
@@ -165,6 +197,7 @@ def _latex_table(table: Table) -> str:
         r"\centering\small",
         rf"\caption{{{latex(table.caption)}}}",
         rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', table.name.lower())}}}",
+        r"\sbox{0}{%",
         rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
         r"\toprule",
     ]
@@ -179,7 +212,8 @@ def _latex_table(table: Table) -> str:
             section = row.section
         cells = [latex(cell.text) + (f"$^{{{cell.mark}}}$" if cell.mark else "") for cell in row.cells]
         lines.append(_latex_row([rf"\textbf{{{cell}}}" for cell in cells] if row.emphasis else cells))
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}%"]
+    lines.append(r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox{0}}\else\usebox{0}\fi")
     notes = [latex(note) for note in table.notes]
     notes += [rf"\texttt{{{latex(signature).replace('|', BAR)}}}" for signature in table.signatures]
     if notes:
