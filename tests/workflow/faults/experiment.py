@@ -163,6 +163,7 @@ class Experiment:
     def fingerprints(self) -> dict[str, str]:
         """Path → SHA-256 of every file that depends on the configuration alone."""
         paths = {path for pattern in COMPARED for path in self.results.glob(pattern) if path.is_file()}
+        paths = {path for path in paths if not path.name.startswith(".")}  # see leftovers
         return {str(path.relative_to(self.results)): sha256_of(path) for path in sorted(paths)}
 
     def train_log(self, system: str) -> str:
@@ -171,13 +172,17 @@ class Experiment:
         return "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
 
     def starts(self, system: str) -> list[tuple[int, int]]:
-        """Of every start of a system's trainer: the update it went on from, and the last it logged."""
+        """Of every start of a system's trainer: the update it went on from, and the last it logged.
+
+        A start that was stopped before it had read a checkpoint or made an update is left out.
+        """
         found = []
         for text in re.split(r"^=== .*$", self.train_log(system), flags=re.M)[1:]:
             loaded = re.search(r"Loaded checkpoint .* \(epoch \d+ @ (\d+) updates\)", text)
             begun = int(loaded[1]) if loaded else 0
             logged = [int(update) for update in re.findall(r'"num_updates": "(\d+)"', text)]
-            found.append((begun, max(logged, default=begun)))
+            if loaded or logged:
+                found.append((begun, max(logged, default=begun)))
         return found
 
     def redone(self, system: str) -> list[int]:

@@ -191,6 +191,7 @@ def one_trial(run: Experiment, moments: list[Moment], generator: random.Random) 
     """Run to the end with all interruptions; return what the command said if it could not be gone on from."""
     waiting, past = list(moments), None
     for number in range(8 * (len(moments) + 1)):
+        waiting = [moment for moment in waiting if not is_over(run, moment)]
         output = run.folder / f"snakemake.{number}.txt"
         main = run.start(output=output)
         if past is not None:
@@ -209,6 +210,12 @@ def one_trial(run: Experiment, moments: list[Moment], generator: random.Random) 
         if past is None or not answer(run, past, text):
             return text
     return "it does not end"
+
+
+def is_over(run: Experiment, moment: Moment) -> bool:
+    """Whether the training that a moment is to be of has ended: it is not interrupted then."""
+    system = STAGES[moment.stage][0]
+    return moment.stage.startswith("train") and (run.results / f"training/{system}/model.json").exists()
 
 
 def judge(run: Experiment, expected: dict[str, object]) -> list[str]:

@@ -25,7 +25,7 @@ def put(folder: Path, name: str, lines: list[bytes]) -> None:
     """Replace lines of both sides of a pair, from the second; what differs is the language's code."""
     for path in folder.glob(f"{name}.*"):
         text = path.read_bytes().split(b"\n")
-        text[1 : 1 + len(lines)] = [line + path.suffix.encode() if line.strip() else line for line in lines]
+        text[1 : 1 + len(lines)] = [line if line == BLANK else line + path.suffix.encode() for line in lines]
         path.write_bytes(b"\n".join(text))
 
 
