@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from neuron_specialization import reference_formats
 from neuron_specialization.errors import CheckpointError
 from neuron_specialization.fairseq_models import build_model, read_dictionary
-from neuron_specialization.fairseq_settings import HARMLESS, MODEL_DEFAULTS, TASK_DEFAULTS
+from neuron_specialization.fairseq_settings import HARMLESS, MODEL_DEFAULTS, TASK_DEFAULTS, setting_fits
 from neuron_specialization.files import atomic_path
 from neuron_specialization.safe_loading import (
     SAFE_GLOBALS,
@@ -52,9 +52,6 @@ Masks = dict[str, dict[str, "torch.Tensor"]]
 FORMAT = "neuron-specialization-model-1"
 
 _MASKS = ".fc1.masks"
-
-# positions, widths and layers of a model, far beyond any that is computed
-_MOST, _MOST_LAYERS = 2**24, 1000
 
 # not learned: a version mark, and a position buffer older fairseq versions save
 _BUFFERS = (".version", "_float_tensor")
@@ -277,18 +274,9 @@ def _languages(arguments: Mapping[str, Any], directions: list[str]) -> list[str]
 
 def _check_types(settings: Mapping[str, Any], path: Path) -> None:
     """Refuse settings of another type or magnitude than any model's."""
-    for key, default in MODEL_DEFAULTS.items():
+    for key in MODEL_DEFAULTS:
         value = settings[key]
-        if isinstance(default, bool):
-            fits = value in (False, True, None)
-        elif isinstance(default, int):
-            least, most = (0, _MOST_LAYERS) if key.endswith("_layers") else (1, _MOST)
-            fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-        elif isinstance(default, float):
-            fits = isinstance(value, int | float) and 0 <= value <= 1
-        else:
-            fits = isinstance(value, str)
-        if not fits:
+        if not setting_fits(key, value):
             raise CheckpointError(
                 f"the checkpoint says {key} = {str(value)[:60]!r}, which no model has",
                 where=path,

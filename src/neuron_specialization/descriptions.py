@@ -14,6 +14,7 @@ from typing import Any
 
 from neuron_specialization.directions import DIRECTION_PATTERN, LANGUAGE_PATTERN
 from neuron_specialization.errors import TranslationError
+from neuron_specialization.fairseq_settings import MODEL_DEFAULTS, setting_fits
 from neuron_specialization.files import canonical_json
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
@@ -82,6 +83,12 @@ def _model(value: Any) -> bool:
     )
 
 
+def _settings(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        key in value and setting_fits(key, value[key]) for key in MODEL_DEFAULTS
+    )
+
+
 _WIDTHS = _mapping_of(_layer, lambda value: _number(value, 1))
 
 # what is said in words of a wrong value → for the message
@@ -98,7 +105,7 @@ _CHECKS: dict[str, tuple[Check, str]] = {
     "d_ff": (_optional(_WIDTHS), "layers with their neurons"),
     # of bundles
     "models": (_mapping_of(_text, _model), "a model for each direction"),
-    "settings": (_mapping_of(_text, lambda _: True), "the settings of the model"),
+    "settings": (_settings, "the settings of a model"),
     "tied": (_mapping_of(_text, _text), "names of weights"),
     "dtype": (lambda value: value in ("float32", "float16"), "float32 or float16"),
     "scores": (_optional(_mapping_of(_text, lambda _: True)), "scores by direction"),

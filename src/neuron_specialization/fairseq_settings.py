@@ -31,6 +31,24 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "layernorm_embedding": False,
 }
 
+# positions and widths of a model; layers and heads; far beyond any that is computed
+_MOST, _MOST_PARTS = 2**24, 1000
+
+
+def setting_fits(key: str, value: Any) -> bool:
+    """Whether a value of MODEL_DEFAULTS's ``key`` has the type and the magnitude that a model's can have."""
+    default = MODEL_DEFAULTS[key]
+    if isinstance(default, bool):
+        return value in (False, True, None)
+    if isinstance(default, int):
+        least = 0 if key.endswith("_layers") else 1
+        most = _MOST_PARTS if key.endswith(("_layers", "_heads")) else _MOST
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    if isinstance(default, float):
+        return isinstance(value, int | float) and 0 <= value <= 1
+    return isinstance(value, str)
+
+
 # settings that change the network into something this project does not compute, with their harmless values
 HARMLESS: dict[str, Any] = {
     "adaptive_softmax_cutoff": None,

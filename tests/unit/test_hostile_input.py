@@ -18,6 +18,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from neuron_specialization import files
+from neuron_specialization.bundle import BUNDLE, Bundle, write_bundle
 from neuron_specialization.cli import cli
 from neuron_specialization.config import load_config, parse_config
 from neuron_specialization.corpora.homeassistant import extract
@@ -264,3 +265,22 @@ def test_serve_refuses_them_before_it_listens(model: Path) -> None:
     change(model, files={"/etc/passwd": entry()})
     result = CliRunner().invoke(cli, ["serve", "--model", str(model), "--port", "0"])
     assert isinstance(result.exception, TranslationError) and "plain file names" in str(result.exception)
+
+
+def test_a_bundle_of_a_billion_layers_is_refused_before_they_are_made(
+    tmp_path: Path, trained_vocabulary: Path
+) -> None:
+    """Found by fuzzing: CTranslate2 makes all layers of a description before it looks for a weight."""
+    weights = write_random_model(tmp_path / "dense.pt", trained_vocabulary, ["en", "de"], ["en-de", "de-en"])
+    bundle = write_bundle(weights, trained_vocabulary, tmp_path / "bundle")
+    assert Bundle(bundle).directions
+    facts = json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))
+    for key, value in (
+        ("encoder_layers", 2**30),
+        ("encoder_attention_heads", 2**31),
+        ("decoder_layers", "6"),
+    ):
+        changed = {**facts, "settings": {**facts["settings"], key: value}}
+        (bundle / BUNDLE).write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(TranslationError, match="settings of a model"):
+            Bundle(bundle)
