@@ -34,6 +34,7 @@ _EXTRA = {
 _OF_DIRECTION = re.compile(rf"valid_nll_(?P<direction>{DIRECTION_PATTERN})")
 _NUMBERS = ("loss", "nll", "tokens_per_second", "lr", "seconds", "tokens_per_update", "gradient_norm")
 _EARLY_STOP = "early stop since valid performance"
+_DONE = "| done training in "
 
 # beyond any training: what is larger is not a number of updates
 _MAX_UPDATE = 10**12
@@ -94,6 +95,7 @@ class TrainerLog:
         loaded_at: update of the checkpoint it resumed from, None for a new start.
         saved_at: update of the last checkpoint it wrote.
         stopped_early: its patience ended the run.
+        done: it said that it was done with training.
         failure: its words on a loss or gradient that is not finite.
         failed_directions: the directions it named in them.
         tail: the last lines.
@@ -102,6 +104,7 @@ class TrainerLog:
     loaded_at: int | None = None
     saved_at: int | None = None
     stopped_early: bool = False
+    done: bool = False
     failure: str | None = None
     failed_directions: list[str] = field(default_factory=list)
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
@@ -120,6 +123,8 @@ class TrainerLog:
             self.saved_at = int(match["updates"])
         elif _EARLY_STOP in line:
             self.stopped_early = True
+        elif _DONE in line:
+            self.done = True
         elif _FAILURE.search(line) and not (self.failed_directions and self.failure):
             self.failure = line.strip()
             if match := _DIRECTION.search(line):

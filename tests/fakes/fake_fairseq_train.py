@@ -14,6 +14,7 @@ Environment:
     FAKE_NAN_AT_UPDATE          log a loss of NaN there, and go on
     FAKE_RAISE_NAN_AT_UPDATE    end as fairseq does on a gradient that is not finite
     FAKE_EXIT                   ``status:words``: end at once with words on the log
+    FAKE_EXIT_AFTERWARDS        status: end with it when all is done, as a process that the others left early
     FAKE_STOP_EARLY_AT          end there as patience does
     FAKE_END_AT                 end there for no reason given, as if all were done
     FAKE_IGNORE_TERM            do not end on SIGTERM
@@ -146,6 +147,9 @@ class FakeTrainer:
             if stop or update == number("FAKE_END_AT", -1):
                 break
         say("done training in 1.0 seconds")
+        if "FAKE_EXIT_AFTERWARDS" in os.environ:
+            print("RuntimeError: Connection closed by peer [127.0.0.1]:40000", flush=True)
+            sys.exit(int(os.environ["FAKE_EXIT_AFTERWARDS"]))
 
 
 def main() -> None:

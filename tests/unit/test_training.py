@@ -210,6 +210,20 @@ def test_the_best_checkpoint_is_published_even_if_it_was_damaged(trainings: Trai
     assert sha256_of(trainings.output / "model.pt") == first
 
 
+def test_a_trainer_that_fails_after_the_last_checkpoint_has_trained(trainings: Trainings) -> None:
+    """Its processes do not leave at one moment; the last may find the connection closed."""
+    code, text = trainings.run(FAKE_EXIT_AFTERWARDS=1)
+    assert code == 0, text
+    assert json.loads((trainings.output / "model.json").read_text())["updates"] == MAX_UPDATES
+    assert "Connection closed by peer" in (trainings.folder / "train.log").read_text()
+
+
+def test_a_trainer_that_fails_before_all_updates_has_failed(trainings: Trainings) -> None:
+    code, text = trainings.run(FAKE_END_AT=40, FAKE_EXIT_AFTERWARDS=1)
+    assert code == 1 and "ended with exit status 1 after update 40" in text
+    assert not (trainings.output / "model.json").exists()
+
+
 def test_patience_ends_a_run(trainings: Trainings) -> None:
     code, text = trainings.run(given=recipe(patience=2), FAKE_STOP_EARLY_AT=40)
     assert code == 0, text
