@@ -30,7 +30,8 @@ def run_stock(recipe: Any, data_bin: Path, folder: Path, threads: int) -> list[d
     from neuron_specialization.trainer_arguments import Resources, trainer_arguments
 
     command = [sys.executable, "-m", "fairseq_cli.train"]
-    given = trainer_arguments(recipe, data_bin, folder / "checkpoints", resources=Resources(threads=threads))
+    # stock fairseq has one process on a CPU: it accumulates the micro-batches, with all threads
+    given = trainer_arguments(recipe, data_bin, folder / "checkpoints", resources=Resources(threads=1))
     environment = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"):
         os.environ.pop(name, None)
