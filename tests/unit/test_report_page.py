@@ -78,6 +78,14 @@ def test_it_opens_with_the_answer(page: Path) -> None:
     assert "Do the masks k95 follow language families?" in text
 
 
+def test_of_many_comparisons_the_tables_come_first(page: Path, results: Path) -> None:
+    more = {f"ns{number}": {"from": "baseline", "masks": "k95"} for number in range(3)}
+    config = parse_config(CONFIG | {"systems": CONFIG["systems"] | more})
+    texts = [page.read_text(encoding="utf-8"), build_page(results, config)]
+    places = [(text.index('id="figure-deltas'), text.index("<table")) for text in texts]
+    assert [figure < table for figure, table in places] == [True, False]
+
+
 def test_it_says_where_everything_comes_from(page: Path, results: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in ("tables/scores.csv", "masks/k95/overlap.json", "figures/overlap-k95.svg"):

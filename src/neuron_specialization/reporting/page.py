@@ -19,6 +19,8 @@ from neuron_specialization.reporting.table import Table
 from neuron_specialization.significance import read_comparison
 
 # figure → (heading, caption); {} is the selection
+# with more comparisons than these the tables come before the figures, of which each has one
+_MANY = 3
 _MASK_FIGURES = {
     "similarity": (
         "Overlap of masks by layer",
@@ -169,7 +171,7 @@ def _scores(page: _Page, evaluation: Evaluation, pairs: Sequence[tuple[str, str]
                 "the first system is better. Tiers say how much training text a language has.",
             )
     made = [(table, page.made_by("tables/evaluation.csv")) for table in score_tables(evaluation)]
-    return Section("scores", "Scores", [], figures, made, figures_first=True)
+    return Section("scores", "Scores", [], figures, made, figures_first=len(pairs) <= _MANY)
 
 
 def _masks(page: _Page, overlaps: dict[str, Any]) -> Section:
