@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from neuron_specialization.config.experiment import Config
 from neuron_specialization.config.mask_selections import ActivationMasks
-from neuron_specialization.config.runs import run_name
+from neuron_specialization.config.runs import run_of, systems_by_run
 
 CONTROL = "continued"
+
+
+def controls_of(config: Config, system: str) -> list[str]:
+    """The systems that one is compared with: its own ``compare_to``, or the common control."""
+    return config.systems[system].compare_to or [control_of(config)]
 
 
 def control_of(config: Config, system: str | None = None) -> str:
@@ -14,8 +19,8 @@ def control_of(config: Config, system: str | None = None) -> str:
 
     That of a ``system`` may be another one: the first of its own ``compare_to``.
     """
-    if system is not None and config.systems[system].compare_to:
-        return config.systems[system].compare_to[0]
+    if system is not None:
+        return controls_of(config, system)[0]
     if config.report.compare_to is not None:
         return config.report.compare_to
     return CONTROL if CONTROL in config.systems else config.mask_baseline()
@@ -24,46 +29,37 @@ def control_of(config: Config, system: str | None = None) -> str:
 def comparisons(config: Config) -> list[tuple[str, str]]:
     """(run, run it is compared with), those with the control first.
 
-    Every system is compared with its control, with what else its ``compare_to`` names, and with the system
-    it goes on from, under each seed apart; two systems are compared once, never a second time with the sign
-    turned.
+    Every system is compared with its controls and with the system it goes on from, under each seed apart;
+    two systems are compared once, never a second time with the sign turned.
     """
     pairs = _with_controls(config)
     for name, system in config.systems.items():
         if system.init:
             _add(pairs, name, system.init)
-    runs = []
+    runs = systems_by_run(config)
+    found: dict[tuple[str, str], None] = {}
     for seed in config.all_seeds():
-        for pair in pairs:
-            trained = [config.systems[name].checkpoint is None for name in pair]
-            if seed != config.seed and not any(trained):
-                continue  # neither was trained here: there is one run of each
-            if any(
-                ours and seed not in config.seeds_of(name) for ours, name in zip(trained, pair, strict=True)
-            ):
-                continue
-            runs.append(
-                (
-                    run_name(config, pair[0], seed) if trained[0] else pair[0],
-                    run_name(config, pair[1], seed) if trained[1] else pair[1],
-                )
-            )
-    return runs
+        for name, other in pairs:
+            pair = run_of(config, name, seed), run_of(config, other, seed)
+            if all(run in runs for run in pair):
+                found[pair] = None  # again, where neither was trained here: there is one run of each
+    return list(found)
 
 
 def _with_controls(config: Config) -> list[tuple[str, str]]:
-    control = control_of(config)
     pairs: list[tuple[str, str]] = []
-    for name, system in config.systems.items():
-        for other in system.compare_to or [control]:
-            if other == name:
-                continue
-            # a control is compared with its own baseline, not the baseline with the control
-            turned = config.systems[other].init == name
-            _add(pairs, *((other, name) if turned else (name, other)))
+    for name, other in _controlled(config):
+        # a control is compared with its own baseline, not the baseline with the control
+        turned = config.systems[other].init == name
+        _add(pairs, *((other, name) if turned else (name, other)))
     # those with the common control first; a control's comparison with its baseline is none of them
+    control = control_of(config)
     pairs.sort(key=lambda pair: pair[1] != control)
     return pairs
+
+
+def _controlled(config: Config) -> list[tuple[str, str]]:
+    return [(name, other) for name in config.systems for other in controls_of(config, name) if other != name]
 
 
 def _add(pairs: list[tuple[str, str]], name: str, other: str) -> None:
@@ -73,10 +69,7 @@ def _add(pairs: list[tuple[str, str]], name: str, other: str) -> None:
 
 def main_comparisons(config: Config) -> list[tuple[str, str]]:
     """The comparisons with a control under the first seed: those that get a figure."""
-    control = control_of(config)
-    wanted = {
-        (name, other) for name, system in config.systems.items() for other in system.compare_to or [control]
-    }
+    wanted = _controlled(config)
     return [pair for pair in comparisons(config) if pair in wanted]
 
 

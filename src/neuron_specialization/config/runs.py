@@ -33,7 +33,7 @@ def systems_by_run(config: Config) -> dict[str, System]:
                 continue
             names: dict[str, str] = {}
             if system.init:
-                names["init"] = baseline_run(config, system.init, seed)
+                names["init"] = run_of(config, system.init, seed)
             if system.masks:
                 names["masks"] = run_name(config, system.masks, seed)
             runs[run_name(config, name, seed)] = system.model_copy(update=names)
@@ -56,11 +56,11 @@ def selections_by_run(config: Config) -> dict[str, MaskSelection]:
     return runs
 
 
-def baseline_run(config: Config, name: str, seed: int) -> str:
-    """Return the run of a baseline that systems under a seed go on from."""
+def run_of(config: Config, name: str, seed: int) -> str:
+    """Return the run of a system under a seed; the one run of a system that is not trained here."""
     return name if config.systems[name].checkpoint is not None else run_name(config, name, seed)
 
 
 def mask_baseline_run(config: Config, run: str) -> str:
     """Return the run of the baseline that the masks (or activations) of a run are made from."""
-    return baseline_run(config, config.mask_baseline(), seed_of_run(config, run))
+    return run_of(config, config.mask_baseline(), seed_of_run(config, run))
