@@ -10,7 +10,7 @@ from typing import Any
 
 from neuron_specialization.plots import MARKS, mark_of, new_figure, save, style_of
 from neuron_specialization.reporting.answer import effects, overall
-from neuron_specialization.scoring import LABELS
+from neuron_specialization.scoring import label
 from neuron_specialization.significance import Comparison, GroupResult
 from neuron_specialization.tables import ALL, DirectionGroup
 
@@ -51,7 +51,7 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
         for y, line in enumerate(rows):
             if line is None:
                 panel.axhline(y, color="#bbbbbb", linewidth=0.5)
-        panel.set_xlabel(f"Δ {LABELS.get(metric, metric)}: {comparison.system} − {comparison.control}")
+        panel.set_xlabel(f"Δ {label(metric)}: {comparison.system} − {comparison.control}")
         panel.grid(False, axis="y")
         panel.margins(x=0.06)
     panel = axes[0, 0]
@@ -160,7 +160,7 @@ def plot_sweep(points: Sequence[SweepPoint], folder: str | Path) -> list[Path]:
             [point.k + offset for point in points],
             [delta.delta for delta in deltas],
             yerr=[[d.delta - d.low for d in deltas], [d.high - d.delta for d in deltas]],
-            label=LABELS.get(metric, metric), marker=MARKS[index], markersize=3.5, capsize=2,
+            label=label(metric), marker=MARKS[index], markersize=3.5, capsize=2,
             **style_of(index),
         )  # fmt: skip
     panel.set_title(f"Δ to {first.control}, {first.testset}", fontsize=7.5)

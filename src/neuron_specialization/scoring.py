@@ -28,6 +28,13 @@ from neuron_specialization.files import read_lines, sha256_of
 
 METRICS = ("bleu", "chrf++", "spbleu")
 LABELS = {"bleu": "BLEU", "chrf++": "chrF++", "spbleu": "spBLEU", "comet": "COMET"}
+
+
+def label(metric: str) -> str:
+    """How a metric is written: ``chrf++`` is chrF++."""
+    return LABELS.get(metric, metric)
+
+
 # sacrebleu's own default
 BOOTSTRAP_SEED = 12345
 

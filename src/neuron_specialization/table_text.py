@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.files import atomic_text
-from neuron_specialization.scoring import LABELS
-from neuron_specialization.tables import ALL, Mean, ScoreTable, delta_pairs
+from neuron_specialization.scoring import label
+from neuron_specialization.tables import ALL, Mean, ScoreTable, delta_pairs, set_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 GAP = "–"
 # with more systems than these, each is a row of means instead of a column
 _COLUMNS = 4
-
-
-def label(metric: str) -> str:
-    """How a metric is written: ``chrf++`` is chrF++."""
-    return LABELS.get(metric, metric)
 
 
 def number(value: float | None, metric: str, *, signed: bool = False) -> str:
@@ -41,12 +36,8 @@ def mean_text(mean: Mean) -> str:
     return number(mean.mean, mean.metric) + deviation
 
 
-def set_name(mean: Mean) -> str:
-    """The name of a row of means: ``en→X, low`` or ``X→en, Slavic`` or ``all``."""
-    parts = [part for part in (mean.tier, mean.branch) if part != ALL]
-    if mean.group == ALL:
-        return ", ".join(["all", *parts])
-    return ", ".join([mean.group, *parts])
+def _name(mean: Mean) -> str:
+    return set_name(mean.group, mean.tier, mean.branch)
 
 
 def write_summary_markdown(path: str | Path, table: ScoreTable, means: Sequence[Mean]) -> None:
@@ -65,9 +56,7 @@ def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
             of_table = [mean for mean in means if mean.testset == testset and mean.metric == metric]
             make = _sets_table if len(table.systems) <= _COLUMNS else _systems_table
             header, rows = make(table, of_table)
-            lines += [f"## {label(metric)}, {testset}", "", _row(header)]
-            lines.append(_row(["---", *(["---:"] * (len(header) - 1))]))
-            lines += [*map(_row, rows), ""]
+            lines += [f"## {label(metric)}, {testset}", "", *_markdown_table(header, rows), ""]
             lines += [f"`{signature}`" for signature in table.signatures(testset, metric)]
             lines.append("")
         lines += _length_lines(table, testset)
@@ -92,7 +81,7 @@ def _sets_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], li
     rows = []
     for row in _by_set(means):
         first = next(iter(row.values()))
-        cells = [set_name(first), str(first.expected)]
+        cells = [_name(first), str(first.expected)]
         cells += [mean_text(row[system]) for system in table.systems]
         cells += [number(row[a].deltas[b], first.metric, signed=True) for a, b in deltas]
         rows.append([f"**{cell}**" for cell in cells] if first.tier == first.branch == ALL else cells)
@@ -100,12 +89,8 @@ def _sets_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], li
 
 
 def _systems_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row for each system, a column for each whole group, tier and branch."""
-    sets = [
-        row
-        for row in _by_set(means)
-        if (first := next(iter(row.values()))).tier == first.branch == ALL or first.group == ALL
-    ]
+    """Header and rows: a row for each system, a column for each whole group, and what there is of all."""
+    sets = _by_set([mean for mean in means if mean.tier == mean.branch == ALL or mean.group == ALL])
     first_control = dict(reversed(delta_pairs(means)))
     rows = []
     for system in table.systems:
@@ -117,33 +102,32 @@ def _systems_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str],
             shown = "" if delta is None else f" ({number(delta, mean.metric, signed=True)})"
             cells.append(mean_text(mean) + shown)
         rows.append(cells)
-    return ["system", *(set_name(next(iter(row.values()))) for row in sets)], rows
+    return ["system", *(_name(next(iter(row.values()))) for row in sets)], rows
 
 
 def _length_lines(table: ScoreTable, testset: str) -> list[str]:
     """How long the translations are, which BLEU's brevity penalty rests on; nothing without BLEU."""
     groups = list(dict.fromkeys(row.group for row in table.directions))
+    groups += [ALL] if len(groups) > 1 else []
     rows = []
     for system in table.systems:
-        cells = [system]
-        for group in [*groups, *([ALL] if len(groups) > 1 else [])]:
-            ratio = table.mean_length_ratio(system, testset, group)
-            cells.append(GAP if ratio is None else f"{ratio:.3f}")
-        rows.append(cells)
+        ratios = [table.mean_length_ratio(system, testset, group) for group in groups]
+        rows.append([system, *(GAP if ratio is None else f"{ratio:.3f}" for ratio in ratios)])
     if all(cell == GAP for row in rows for cell in row[1:]):
         return []
-    header = ["system", *groups, *([ALL] if len(groups) > 1 else [])]
     return [
         f"## Length, {testset}",
         "",
-        _row(header),
-        _row(["---", *(["---:"] * (len(header) - 1))]),
-        *map(_row, rows),
+        *_markdown_table(["system", *groups], rows),
         "",
         "Tokens of the translation over those of the reference, as BLEU counts them; below 1, BLEU is "
         "multiplied by exp(1 − 1/ratio).",
         "",
     ]
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [_row(header), _row(["---", *(["---:"] * (len(header) - 1))]), *map(_row, rows)]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -180,26 +164,20 @@ def print_tables(console: Console, table: ScoreTable, means: Sequence[Mean]) -> 
 
 def _print_systems(console: Console, table: ScoreTable, means: Sequence[Mean]) -> None:
     """Print the means, a row for each system: what a terminal holds of many systems."""
-    from rich import box
-    from rich.table import Table
-
     for testset in table.testsets:
         for metric in table.metrics:
-            of_table = [mean for mean in means if mean.testset == testset and mean.metric == metric]
-            header, rows = _systems_table(table, of_table)
             # tiers and branches are in the files
-            kept = [0, *(index for index, name in enumerate(header) if index and "," not in name)]
-            shown = Table(
-                title=f"{label(metric)}, {testset}: means (difference to the first control)",
-                title_justify="left",
-                title_style="bold",
-                box=box.SIMPLE_HEAD,
-                pad_edge=False,
-            )
-            for index in kept:
-                shown.add_column(header[index], justify="right" if index else "left", no_wrap=True)
+            of_table = [
+                mean
+                for mean in means
+                if (mean.testset, mean.metric, mean.tier, mean.branch) == (testset, metric, ALL, ALL)
+            ]
+            header, rows = _systems_table(table, of_table)
+            shown = _plain_table(f"{label(metric)}, {testset}: means (difference to the first control)")
+            for index, name in enumerate(header):
+                shown.add_column(name, justify="right" if index else "left", no_wrap=True)
             for row in rows:
-                shown.add_row(*(row[index] for index in kept))
+                shown.add_row(*row)
             _print_whole(console, shown)
         _print_under(console, table, testset)
     _print_missing(console, table)
@@ -235,6 +213,14 @@ def _alternative_lines(table: ScoreTable, testset: str) -> list[str]:
     return lines
 
 
+def _plain_table(title: str) -> Any:
+    """A rich table without columns yet: a line under the head, no frame."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def _width(console: Console, shown: Any) -> int:
     return console.measure(shown, options=console.options.update(width=10_000)).maximum
 
@@ -250,10 +236,7 @@ def _print_whole(console: Console, shown: Any) -> None:
 
 
 def _build(table: ScoreTable, means: Sequence[Mean], testset: str, metrics: Sequence[str], title: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = _plain_table(title)
     shown.add_column("direction", no_wrap=True)
     of_table = [mean for mean in means if mean.testset == testset and mean.metric in metrics]
     deltas = _shown_deltas(of_table)
@@ -310,7 +293,7 @@ def _add_means(
             for system, control in deltas:
                 difference = row[metric, system].deltas[control]
                 cells.append(_styled(number(difference, metric, signed=True), False, difference is None))
-        name = f"{set_name(first)} ({first.expected})"
+        name = f"{_name(first)} ({first.expected})"
         shown.add_row(name, *cells, style="bold" if tier == ALL else None)
 
 
@@ -332,18 +315,9 @@ def _styled(text: str, best: bool, gap: bool) -> str:
 
 def print_comparison(console: Console, result: Comparison) -> None:
     """Print a comparison of two systems: every direction, then the groups; one table a metric."""
-    from rich import box
-    from rich.table import Table
-
     confidence = f"{result.settings.confidence:.0%}"
     for metric in result.settings.metrics:
-        shown = Table(
-            title=f"{label(metric)}, {result.testset}: {result.system} − {result.control}",
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
+        shown = _plain_table(f"{label(metric)}, {result.testset}: {result.system} − {result.control}")
         shown.add_column("direction", no_wrap=True)
         for name in (
             result.system,

@@ -21,7 +21,7 @@ from neuron_specialization.directions import ZERO_SHOT
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import read_json
 from neuron_specialization.run_names import split_run
-from neuron_specialization.scoring import LABELS
+from neuron_specialization.scoring import LABELS, label
 
 ALL = "all"
 # as sacrebleu prints it: 40.1/17.2/9.9/6.3 (BP = 0.935 ratio = 0.937 hyp_len = 5020 ref_len = 5358)
@@ -98,7 +98,7 @@ class ScoreTable:
                 self.length_ratio(run, testset, row.direction)
                 for run in self.runs[system]
                 for row in self.directions
-                if row.group == group or (group == ALL and row.group != ZERO_SHOT)
+                if in_group(row.group, group)
             ]
         )
 
@@ -288,7 +288,7 @@ def _check_comparable(table: ScoreTable) -> None:
                     for system, score in scores.items()
                     if metric in score["metrics"]
                 }
-                _refuse_differing(signatures, f"{LABELS.get(metric, metric)} signatures", testset, row)
+                _refuse_differing(signatures, f"{label(metric)} signatures", testset, row)
 
 
 def _refuse_differing(values: dict[str, Any], what: str, testset: str, row: DirectionGroup) -> None:
@@ -384,6 +384,19 @@ def paired_runs(table: ScoreTable, system: str, control: str) -> list[tuple[str,
     return [(run, seeds[split_run(run)[1]]) for run in runs if split_run(run)[1] in seeds]
 
 
+def set_name(group: str, tier: str, branch: str) -> str:
+    """The name of a set of directions: ``en→X, low`` or ``X→en, Slavic`` or ``all``."""
+    return ", ".join([group, *(part for part in (tier, branch) if part != ALL)])
+
+
+def in_group(own: str, group: str) -> bool:
+    """Whether a direction whose own group is ``own`` counts in a group.
+
+    What was never trained is a group of its own, and no part of the mean of all.
+    """
+    return own == group or (group == ALL and own != ZERO_SHOT)
+
+
 def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, list[DirectionGroup]]]:
     """The sets of directions that get a mean: (group, tier, branch, directions)."""
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -391,8 +404,7 @@ def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, 
     branches = list(dict.fromkeys(row.branch for row in rows))
     sets = []
     for group in [*groups, ALL] if len(groups) > 1 else groups or [ALL]:
-        # what was never trained is a group of its own, and no part of the mean of all
-        of_group = [row for row in rows if row.group == group or (group == ALL and row.group != ZERO_SHOT)]
+        of_group = [row for row in rows if in_group(row.group, group)]
         if len(tiers) > 1:
             sets += [(group, tier, ALL, [row for row in of_group if row.tier == tier]) for tier in tiers]
         if len(branches) > 1:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from neuron_specialization.reporting.scores import ALL, decimals, label, p_of, set_name
+from neuron_specialization.reporting.scores import decimals, p_of
 from neuron_specialization.reporting.table import fixed
+from neuron_specialization.scoring import label
 from neuron_specialization.significance import Comparison, GroupResult
+from neuron_specialization.tables import ALL, set_name
 
 LEVEL = 0.05
 

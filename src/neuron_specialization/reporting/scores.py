@@ -14,13 +14,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from neuron_specialization.directions import ZERO_SHOT
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting.table import Cell, Column, Row, Table, fixed, number_cell, text_cell
-from neuron_specialization.scoring import LABELS
+from neuron_specialization.scoring import label
 from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
+from neuron_specialization.tables import ALL, in_group, set_name
 
-ALL = "all"
 LEVELS = ((0.01, "**"), (0.05, "*"))
 # more differences than these are in the files and, system by system, in a table of their own
 _WIDE = 3
@@ -151,11 +150,6 @@ def _deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def label(metric: str) -> str:
-    """``chrf++`` → ``chrF++``."""
-    return LABELS.get(metric, metric)
-
-
 def decimals(metric: str) -> int:
     """Two, four for COMET, which runs from 0 to 1."""
     return 4 if metric == "comet" else 2
@@ -187,11 +181,6 @@ def score_tables(evaluation: Evaluation) -> list[Table]:
         if any(of == testset for of, _, _ in evaluation.lengths):
             tables.append(_lengths_table(evaluation, testset))
     return tables
-
-
-def set_name(group: str, tier: str, branch: str) -> str:
-    """``en→X, low``, ``X→en, Slavic``, ``all``."""
-    return ", ".join([group, *(part for part in (tier, branch) if part != ALL)])
 
 
 def _means_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
@@ -271,23 +260,23 @@ def _systems_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
 def _lengths_table(evaluation: Evaluation, testset: str) -> Table:
     """A system a row: how long its translations are, on which BLEU's brevity penalty rests."""
     groups = list(dict.fromkeys(where["group"] for where in evaluation.directions.values()))
-    whole = [ALL] if len(groups) > 1 else []
+    groups += [ALL] if len(groups) > 1 else []
     rows, records = [], []
     for system in evaluation.systems:
         record: dict[str, Any] = {"testset": testset, "metric": "length_ratio", "system": system}
-        for group in [*groups, *whole]:
+        for group in groups:
             found = [
                 evaluation.lengths.get((testset, system, direction), [])
                 for direction, where in evaluation.directions.items()
-                if where["group"] == group or (group == ALL and where["group"] != ZERO_SHOT)
+                if in_group(where["group"], group)
             ]
             record[group] = round(fmean(ratio for one in found for ratio in one), 4) if all(found) else None
-        rows.append(Row([text_cell(system), *(number_cell(record[group], 3) for group in [*groups, *whole])]))
+        rows.append(Row([text_cell(system), *(number_cell(record[group], 3) for group in groups)]))
         records.append(record)
     return Table(
         f"lengths {testset}",
         f"Length of the translations on {testset}",
-        [Column("system", "text"), *(Column(group) for group in [*groups, *whole])],
+        [Column("system", "text"), *map(Column, groups)],
         rows,
         [
             "Tokens of the translation over those of the reference, as BLEU counts them: means over "
