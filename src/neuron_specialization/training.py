@@ -134,32 +134,9 @@ def _train(
             )
     finally:
         gpus.release()
-    _judge(run, outcome, metrics)
-    updates = _updates_made(run, outcome)
+    updates = _judge(run, outcome, metrics)
     write_json(run.folder / "finished.json", {"updates": updates, "stopped_early": outcome.log.stopped_early})
     (run.folder / f"{LAST}.damaged").unlink(missing_ok=True)
-
-
-def _updates_made(run: Run, outcome: Outcome) -> int:
-    """The updates of a trainer that ended well, by its last checkpoint: all, or patience ran out."""
-    updates = _updates_saved(run)
-    if _all_made(run, outcome):
-        return updates
-    raise TrainingError(
-        f"the trainer ended after {updates:,} of {run.recipe.training.max_updates:,} updates"
-        " without saying why",
-        where=run.folder / "train.log",
-        hint=f"read the log's end; the same command goes on from update {updates:,}",
-    )
-
-
-def _all_made(run: Run, outcome: Outcome) -> bool:
-    return _updates_saved(run) >= run.recipe.training.max_updates or outcome.log.stopped_early
-
-
-def _updates_saved(run: Run) -> int:
-    last = run.folder / LAST
-    return updates_of(last) if last.is_file() else 0
 
 
 def _say_what_runs(
@@ -180,8 +157,8 @@ def _last_update(metrics: MetricsFile) -> int:
     return max((int(record["update"]) for record in metrics.records), default=0)
 
 
-def _judge(run: Run, outcome: Outcome, metrics: MetricsFile) -> None:
-    """Raise what went wrong, if anything did."""
+def _judge(run: Run, outcome: Outcome, metrics: MetricsFile) -> int:
+    """The updates that a trainer which ended well has saved; raise what went wrong, if anything did."""
     log = outcome.log
     log_file = run.folder / "train.log"
     update = max(_last_update(metrics), log.loaded_at or 0)
@@ -207,9 +184,13 @@ def _judge(run: Run, outcome: Outcome, metrics: MetricsFile) -> None:
             where=run.folder,
             hint=resumes,
         )
+    last = run.folder / LAST
+    updates = updates_of(last) if last.is_file() else 0
+    wanted = run.recipe.training.max_updates
+    all_made = updates >= wanted or log.stopped_early
     # Of two processes one was seen to fail after all was trained and saved, most likely because the other
     # had gone: they leave their last barrier one after the other. Nothing is missing then.
-    if outcome.exit_code != 0 and not (log.done and _all_made(run, outcome)):
+    if outcome.exit_code != 0 and not (log.done and all_made):
         raise TrainingError(
             f"the trainer ended with {outcome.exit_text} after update {update:,}; its last words:\n"
             + "\n".join(f"    {line}" for line in list(log.tail)[-15:]),
@@ -217,6 +198,13 @@ def _judge(run: Run, outcome: Outcome, metrics: MetricsFile) -> None:
             cause=_likely_cause(list(log.tail), outcome.exit_code),
             hint=resumes,
         )
+    if not all_made:
+        raise TrainingError(
+            f"the trainer ended after {updates:,} of {wanted:,} updates without saying why",
+            where=log_file,
+            hint=f"read the log's end; the same command goes on from update {updates:,}",
+        )
+    return updates
 
 
 def _likely_cause(tail: list[str], exit_code: int) -> str | None:
