@@ -17,9 +17,6 @@ from neuron_specialization.errors import TranslationError
 from neuron_specialization.fairseq_settings import MODEL_DEFAULTS, setting_fits
 from neuron_specialization.files import canonical_json
 
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
-_LAYER = re.compile(r"(encoder|decoder)\.layers\.(0|[1-9][0-9]{0,3})")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 # positions and neurons of a layer; models have some thousands
 _MOST = 1_000_000
 
@@ -53,21 +50,18 @@ def _optional(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
+_layer = _matching(r"(encoder|decoder)\.layers\.(0|[1-9][0-9]{0,3})")
+_sha256 = _matching(r"[0-9a-f]{64}")
+_file_name = _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+_two_codes = _matching(DIRECTION_PATTERN)
+
+
 def _direction(value: Any) -> bool:
-    return _matching(DIRECTION_PATTERN)(value) and len(set(value.split("-"))) == 2
+    return _two_codes(value) and len(set(value.split("-"))) == 2
 
 
 def _file(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and _number(value.get("bytes"), 0, 2**50)
-        and isinstance(value.get("sha256"), str)
-        and _SHA256.fullmatch(value["sha256"]) is not None
-    )
-
-
-def _layer(value: Any) -> bool:
-    return isinstance(value, str) and _LAYER.fullmatch(value) is not None
+    return isinstance(value, dict) and _number(value.get("bytes"), 0, 2**50) and _sha256(value.get("sha256"))
 
 
 def _mask(value: Any) -> bool:
@@ -95,7 +89,7 @@ _WIDTHS = _mapping_of(_layer, lambda value: _number(value, 1))
 _CHECKS: dict[str, tuple[Check, str]] = {
     "directions": (_list_of(_direction), "a list of directions such as de-en"),
     "languages": (_list_of(_matching(LANGUAGE_PATTERN)), "a list of language codes"),
-    "files": (_mapping_of(_matching(_FILE.pattern), _file), "plain file names with their bytes and sha256"),
+    "files": (_mapping_of(_file_name, _file), "plain file names with their bytes and sha256"),
     "max_source_positions": (lambda value: _number(value, 3), "a number of positions"),
     "max_target_positions": (lambda value: _number(value, 3), "a number of positions"),
     "input_format": (lambda value: value in ("text", "pieces"), "text or pieces"),
