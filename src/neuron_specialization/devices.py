@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.locks import machine_gpus
+from neuron_specialization.locks import visible_gpus
 
 # Set where a scheduler is tested with GPUs that exist only on paper: they are counted and handed out as real
 # ones are, and what should compute on them computes on the CPU.
@@ -54,14 +54,6 @@ def usable_gpus(environment: Mapping[str, str]) -> UsableGpus:
         )
     number, version, cuda = json.loads(done.stdout.splitlines()[-1])
     return UsableGpus(number, version, cuda)
-
-
-def visible_gpus(environment: Mapping[str, str]) -> list[str]:
-    """Ids of the GPUs that CUDA_VISIBLE_DEVICES leaves; without it, of all the machine has."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return machine_gpus()
-    return [device.strip() for device in visible.split(",") if device.strip()]
 
 
 def require_gpus(

@@ -209,10 +209,7 @@ def claim_gpus(
     if number == 0:
         return GpuClaim(None, [])
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        pool = [device.strip() for device in visible.split(",") if device.strip()]
-    else:
-        pool = (devices or machine_gpus)()
+    pool = visible_gpus(environment, devices)
     if len(pool) < number:
         raise TrainingError(
             f"the training asks for {number} GPUs and {len(pool)} can be used"
@@ -260,6 +257,14 @@ def _gpu_folder() -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise TrainingError("the folder of the GPU locks belongs to another user", where=folder)
     return folder
+
+
+def visible_gpus(environment: Mapping[str, str], devices: Callable[[], list[str]] | None = None) -> list[str]:
+    """Ids of the GPUs that CUDA_VISIBLE_DEVICES leaves; without it, of all the machine has."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return (devices or machine_gpus)()
+    return [device.strip() for device in visible.split(",") if device.strip()]
 
 
 def machine_gpus() -> list[str]:
