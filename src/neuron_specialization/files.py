@@ -18,9 +18,11 @@ from typing import IO, Any
 
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
 
-# Text packs to a third or a tenth; gzip can claim a thousandth. What is small does no harm.
+# Bombs unpack to a thousand times their size and more; text and token ids to 3 to 20 times.
 _MAX_RATIO = 250
+# ... and what is small does no harm whatever its ratio.
 _RATIO_FREE_BYTES = 64 << 20
+TOO_MUCH = f"unpacks to more than {_MAX_RATIO} times its size"
 
 
 @contextmanager
@@ -170,12 +172,17 @@ def gunzip(data: bytes) -> bytes:
     Raises:
         OSError, EOFError, zlib.error: damaged, cut short, or a bomb (250 times its size and more).
     """
-    limit = max(_RATIO_FREE_BYTES, _MAX_RATIO * len(data))
+    limit = most_unpacked(len(data))
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
         unpacked = packed.read(limit + 1)
     if len(unpacked) > limit:
-        raise OSError(f"it unpacks to more than {_MAX_RATIO} times its size")
+        raise OSError(f"it {TOO_MUCH}")
     return unpacked
+
+
+def most_unpacked(packed: int) -> int:
+    """The bytes that ``packed`` ones may unpack to; what holds more is a bomb."""
+    return max(_RATIO_FREE_BYTES, _MAX_RATIO * packed)
 
 
 def write_lines(path: str | Path, lines: list[str]) -> None:

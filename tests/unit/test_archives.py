@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuron_specialization.corpora import archives
+from neuron_specialization import files
 from neuron_specialization.corpora.archives import archive_format, safe_extract
 from neuron_specialization.errors import DownloadError
 
@@ -182,7 +182,7 @@ def test_size_and_count_are_bounded(tmp_path: Path, make: Callable[..., Path]) -
 
 
 def test_ratio_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1_000_000)
+    monkeypatch.setattr(files, "_RATIO_FREE_BYTES", 1_000_000)
     zeros = bytes(9_000_000)
     for path in (
         make_tar(tmp_path / "a.tar.gz", (info("z"), zeros)),

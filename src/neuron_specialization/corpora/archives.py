@@ -26,12 +26,9 @@ from typing import IO, Literal
 
 from neuron_specialization.corpora.transfer import check_disk_space, human_bytes
 from neuron_specialization.errors import DownloadError
+from neuron_specialization.files import TOO_MUCH, most_unpacked
 
 CHUNK = 1 << 20
-# Bombs unpack to a thousand times their size and more; text and token ids to 3 to 20 times.
-MAX_RATIO = 250
-# ... and what is small does no harm whatever its ratio.
-RATIO_FREE_BYTES = 64 << 20
 # No header of a tar archive is larger than a few kB; one that claims more is meant to fill the memory.
 _MAX_READ = 8 << 20
 _BLOCK = 512
@@ -167,8 +164,8 @@ class _Target:
         """Refuse a total of unpacked bytes, declared or actual, beyond the bounds."""
         if total > self.max_bytes:
             raise self.refuse(f"unpacks to more than {human_bytes(self.max_bytes)}")
-        if total > RATIO_FREE_BYTES and total > MAX_RATIO * self.packed:
-            raise self.refuse(f"unpacks to more than {MAX_RATIO} times its size")
+        if total > most_unpacked(self.packed):
+            raise self.refuse(TOO_MUCH)
 
     def _name(self, name: str) -> str:
         """The member's normal relative name."""
