@@ -225,9 +225,10 @@ class Config(Section):
         for seed in system.seeds:
             if seed not in self.all_seeds():
                 raise ValueError(f"systems.{name}.seeds: {seed} is not among seeds:")
+        if system.init is None or self.systems[system.init].checkpoint is not None:
+            return
         for seed in self.seeds_of(name):
-            trained_before = system.init and self.systems[system.init].checkpoint is None
-            if trained_before and seed not in self.seeds_of(str(system.init)):
+            if seed not in self.seeds_of(system.init):
                 raise ValueError(
                     f"systems.{name}.seeds: it goes on from {system.init}, which has no run with {seed}"
                 )
