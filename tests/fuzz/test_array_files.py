@@ -132,8 +132,10 @@ REFERENCE_MASKS = {
 MASK_FILES = [torch_bytes(REFERENCE_MASKS, _use_new_zipfile_serialization=new) for new in (True, False)]
 
 
-def with_edited_pickle(data: bytes, changes: Edits) -> bytes:
-    """Edit the pickle inside a zip of torch's, with the checksum that then belongs to it."""
+def edited_file(data: bytes, changes: Edits, inside: bool) -> bytes:
+    """Edit a file of torch's; ``inside``: the pickle in its zip, with the checksum it then has."""
+    if not (inside and data.startswith(b"PK")):
+        return edited(data, changes)
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
         for record in old.infolist():
@@ -148,8 +150,7 @@ def with_edited_pickle(data: bytes, changes: Edits) -> bytes:
 @given(changes=edits, data=st.sampled_from(MASK_FILES), inside=st.booleans())
 def test_the_references_masks(folder: Path, changes: Edits, data: bytes, inside: bool) -> None:
     path = folder / "de-en.pt"
-    is_zip = data.startswith(b"PK")
-    path.write_bytes(with_edited_pickle(data, changes) if inside and is_zip else edited(data, changes))
+    path.write_bytes(edited_file(data, changes, inside))
     found = reads_or_explains("the reference's masks", folder, lambda: import_masks(path))
     assert changes or (found is not None and found[1] == 4)
 
@@ -314,8 +315,7 @@ CHECKPOINTS = [torch_bytes(STATE, _use_new_zipfile_serialization=new) for new in
 @given(changes=edits, data=st.sampled_from(CHECKPOINTS), inside=st.booleans())
 def test_checkpoints(folder: Path, changes: Edits, data: bytes, inside: bool) -> None:
     path = folder / "model.pt"
-    is_zip = data.startswith(b"PK")
-    path.write_bytes(with_edited_pickle(data, changes) if inside and is_zip else edited(data, changes))
+    path.write_bytes(edited_file(data, changes, inside))
     found = reads_or_explains("checkpoint", folder, lambda: load_checkpoint(path))
     assert changes or found is not None
     wrong = reads_or_explains("checkpoint, whether whole", folder, lambda: check_intact(path) or "whole")

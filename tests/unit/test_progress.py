@@ -68,6 +68,8 @@ def test_no_line_breaks_the_reader(text: str) -> None:
     log = TrainerLog()
     log.read(text)
     log.read(f"t | INFO | valid | {{{text}}}")
+    log.read("t | INFO | fairseq.trainer | Loaded checkpoint a/checkpoint_last.pt (epoch 3 @ 500 updates)\n")
+    assert log.loaded_at == 500
 
 
 def test_what_the_log_says_in_words() -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
-from neuron_specialization.config import Config, parse_config
+from neuron_specialization.config import Config, parse_config, recipe_of
 from tests.conftest import REPOSITORY
 from tests.workflow.runner import Result, Workflow
 
@@ -118,6 +119,21 @@ class Cluster(Workflow):
         path.parent.mkdir()
         path.write_text(yaml.safe_dump(profile), encoding="utf-8")
         self.profile = str(path.parent)
+
+    def train_here(self, system: str, overrides: dict[str, Any]) -> None:
+        """Train a system on this machine, in one process, without SLURM: what its jobs are compared with."""
+        recipe = recipe_of(smoke_config(overrides), system)
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "neuron_specialization", "train"),
+                *("--recipe", recipe.model_dump_json()),
+                *("--data-bin", f"{R}/binarized", "--output", f"{R}/training/{system}"),
+            ],
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            timeout=900,
+        )
 
     def with_changes(self, changes: dict[str, dict[str, object]]) -> Cluster:
         """The same folder, under another profile."""

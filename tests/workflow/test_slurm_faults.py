@@ -10,8 +10,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 
-from neuron_specialization.config import recipe_of
 from tests.workflow.runner import Result
 from tests.workflow.slurm_cluster import (
     MARKS,
@@ -30,7 +27,6 @@ from tests.workflow.slurm_cluster import (
     comment_of,
     jobs,
     read,
-    smoke_config,
     wait_until,
 )
 
@@ -50,31 +46,31 @@ class Aftermath:
     """The run that met the faults.
 
     Attributes:
-        folder: of the workflow.
+        workflow: that was run.
         result: of Snakemake.
         job: system → the job that was met.
     """
 
-    folder: Path
+    workflow: Cluster
     result: Result
     job: dict[str, str]
 
     def checkpoints(self, system: str) -> Path:
-        (found,) = (self.folder / R / "training" / system / "checkpoints").glob("*/train.log")
+        (found,) = (self.workflow.folder / R / "training" / system / "checkpoints").glob("*/train.log")
         return found.parent
 
     def summary(self, system: str) -> dict[str, Any]:
-        text = (self.folder / R / "training" / system / "model.json").read_text(encoding="utf-8")
+        text = (self.workflow.folder / R / "training" / system / "model.json").read_text(encoding="utf-8")
         summary: dict[str, Any] = json.loads(text)
         return summary
 
     def weights(self, system: str) -> dict[str, torch.Tensor]:
-        path = self.folder / R / "training" / system / "model.pt"
+        path = self.workflow.folder / R / "training" / system / "model.pt"
         weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
         return weights
 
     def losses(self, system: str) -> list[tuple[Any, ...]]:
-        path = self.folder / R / "training" / system / "metrics.jsonl"
+        path = self.workflow.folder / R / "training" / system / "metrics.jsonl"
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [(one["kind"], one["update"], one["loss"]) for one in records]
 
@@ -152,23 +148,13 @@ def aftermath(slurm_data: Cluster) -> Aftermath:
         with contextlib.suppress(ProcessLookupError):
             os.kill(trainer, signal.SIGCONT)
     main.join()
-    return Aftermath(workflow.folder, results[0], job)
+    return Aftermath(workflow, results[0], job)
 
 
 @pytest.fixture(scope="module")
 def whole(aftermath: Aftermath) -> Aftermath:
     """The same training on this machine, without SLURM and without a fault, beside the others."""
-    recipe = recipe_of(smoke_config(OVERRIDES), "whole")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "neuron_specialization", "train", "--recipe", recipe.model_dump_json()),
-            *("--data-bin", f"{R}/binarized", "--output", f"{R}/training/whole"),
-        ],
-        cwd=aftermath.folder,
-        check=True,
-        capture_output=True,
-        timeout=900,
-    )
+    aftermath.workflow.train_here("whole", OVERRIDES)
     return aftermath
 
 

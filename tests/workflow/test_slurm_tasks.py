@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from neuron_specialization.config import recipe_of
-from tests.workflow.slurm_cluster import MARKS, SMALLER, Cluster, R, comment_of, jobs, smoke_config
+from tests.workflow.slurm_cluster import MARKS, SMALLER, Cluster, R, comment_of, jobs
 
 pytestmark = MARKS
 
@@ -34,17 +31,7 @@ def training(slurm_data: Cluster) -> Path:
         "--retries", "0", "--", f"{R}/training/tasks/model.json", overrides=OVERRIDES, timeout=900
     )
     assert result.status == 0, result.output
-    recipe = recipe_of(smoke_config(OVERRIDES), "process")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "neuron_specialization", "train", "--recipe", recipe.model_dump_json()),
-            *("--data-bin", f"{R}/binarized", "--output", f"{R}/training/process"),
-        ],
-        cwd=workflow.folder,
-        check=True,
-        capture_output=True,
-        timeout=900,
-    )
+    workflow.train_here("process", OVERRIDES)
     return workflow.folder / R / "training"
 
 

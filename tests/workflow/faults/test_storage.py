@@ -6,6 +6,7 @@ import contextlib
 import io
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -41,17 +42,6 @@ STAGES = {
 }
 
 
-def run(arguments: list[str]) -> tuple[int, str]:
-    """Run a command in this process, which saves its start."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        try:
-            main(arguments)
-        except SystemExit as end:
-            return int(end.code or 0), text.getvalue()
-    return 0, text.getvalue()
-
-
 @contextlib.contextmanager
 def results_on_a_small_disk(undisturbed: Experiment, folder: Path) -> Iterator[tuple[Experiment, SmallDisk]]:
     """A copy of the finished experiment whose results lie on a disk of their own."""
@@ -59,62 +49,76 @@ def results_on_a_small_disk(undisturbed: Experiment, folder: Path) -> Iterator[t
         yield undisturbed.copied_to(folder), disk
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk(
-    stage: str,
+@dataclass
+class Stage:
+    """A stage of a finished experiment on a small disk, whose output is gone, so that it has to write."""
+
+    copy: Experiment
+    disk: SmallDisk
+    command: list[str]
+    room: int
+
+    def run(self) -> tuple[int, str]:
+        """Run it in this process, which saves its start: exit status and what it said."""
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            try:
+                main(self.command)
+            except SystemExit as end:
+                return int(end.code or 0), text.getvalue()
+        return 0, text.getvalue()
+
+
+@pytest.fixture
+def stage(
+    request: pytest.FixtureRequest,
     undisturbed: Experiment,
     commands: dict[str, list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    output, room = STAGES[stage]
+) -> Iterator[Stage]:
+    name = request.param
+    output, room = STAGES[name]
+    with results_on_a_small_disk(undisturbed, tmp_path) as (copy, disk):
+        monkeypatch.chdir(copy.folder)
+        made = copy.results / output
+        if made.is_dir():
+            shutil.rmtree(made)
+        else:
+            made.unlink()
+        yield Stage(copy, disk, commands[name], room)
+        monkeypatch.undo()  # a disk that somebody stands in cannot be taken away
+
+
+@pytest.mark.parametrize("stage", STAGES, indirect=True)
+def test_a_full_disk(stage: Stage, undisturbed: Experiment) -> None:
     expected = undisturbed.fingerprints()
-    with results_on_a_small_disk(undisturbed, tmp_path) as (copy, disk):
-        monkeypatch.chdir(copy.folder)
-        command = writing_anew(commands[stage], copy.results / output)
-        disk.fill(leave=room)
-        status, text = run(command)
-        assert status == 1, text
-        assert "No space left on device" in text or "the disk is full" in text, text
-        assert "Traceback" not in text
-        # nothing under a final name that is not whole
-        made = copy.fingerprints()
-        assert {name: made[name] for name in made if expected.get(name) != made[name]} == {}
-        assert copy.leftovers() in ([], [".filler"])
-        disk.release()
-        status, text = run(command)
-        assert status == 0, text
-        made = copy.fingerprints()
-        assert {name for name in made if expected.get(name) != made[name]} == set()
+    stage.disk.fill(leave=stage.room)
+    status, text = stage.run()
+    assert status == 1, text
+    assert "No space left on device" in text or "the disk is full" in text, text
+    assert "Traceback" not in text
+    # nothing under a final name that is not whole
+    made = stage.copy.fingerprints()
+    assert {name: made[name] for name in made if expected.get(name) != made[name]} == {}
+    assert stage.copy.leftovers() in ([], [".filler"])
+    stage.disk.release()
+    status, text = stage.run()
+    assert status == 0, text
+    made = stage.copy.fingerprints()
+    assert {name for name in made if expected.get(name) != made[name]} == set()
 
 
-def writing_anew(command: list[str], output: Path) -> list[str]:
-    """Remove what a command makes, so that it has to write."""
-    if output.is_dir():
-        shutil.rmtree(output)
-    else:
-        output.unlink()
-    return command
-
-
-@pytest.mark.parametrize("stage", ["corpus", "train baseline", "activations", "translate", "figures"])
-def test_a_disk_that_cannot_be_written_to(
-    stage: str,
-    undisturbed: Experiment,
-    commands: dict[str, list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    output, _ = STAGES[stage]
-    with results_on_a_small_disk(undisturbed, tmp_path) as (copy, disk):
-        monkeypatch.chdir(copy.folder)
-        command = writing_anew(commands[stage], copy.results / output)
-        disk.read_only(True)
-        status, text = run(command)
-        disk.read_only(False)
-        assert status == 1, text
-        assert "Read-only file system" in text
-        assert "Traceback" not in text
+@pytest.mark.parametrize(
+    "stage", ["corpus", "train baseline", "activations", "translate", "figures"], indirect=True
+)
+def test_a_disk_that_cannot_be_written_to(stage: Stage) -> None:
+    stage.disk.read_only(True)
+    status, text = stage.run()
+    stage.disk.read_only(False)
+    assert status == 1, text
+    assert "Read-only file system" in text
+    assert "Traceback" not in text
 
 
 def test_snakemake_says_which_job_found_the_disk_full(undisturbed: Experiment, tmp_path: Path) -> None:
@@ -136,19 +140,13 @@ def test_snakemake_says_which_job_found_the_disk_full(undisturbed: Experiment, t
 def test_the_disk_that_all_of_it_lies_on_is_full(undisturbed: Experiment, tmp_path: Path) -> None:
     """Snakemake's own records and the logs are on it, too."""
     with small_disk(tmp_path / "disk") as disk:
-        copy = Experiment(tmp_path / "disk" / "run")
-        undisturbed.copied_to(copy.folder)
+        copy = undisturbed.copied_to(tmp_path / "disk" / "run")
         shutil.rmtree(copy.results / "training/ns")
-        fill_and_run(copy, disk)
-
-
-def fill_and_run(copy: Experiment, disk: SmallDisk) -> None:
-    disk.fill(leave=200_000)
-    output = disk.folder.parent / "snakemake.txt"
-    status = copy.start("--", MODEL, output=output).wait(600)
-    assert status != 0
-    assert "No space left on device" in output.read_text(encoding="utf-8", errors="replace")
-    disk.release()
-    assert copy.run("--unlock").status == 0
-    done = copy.run("--", MODEL)
-    assert done.status == 0, done.output
+        disk.fill(leave=200_000)
+        output = tmp_path / "snakemake.txt"
+        assert copy.start("--", MODEL, output=output).wait(600) != 0
+        assert "No space left on device" in output.read_text(encoding="utf-8", errors="replace")
+        disk.release()
+        assert copy.run("--unlock").status == 0
+        done = copy.run("--", MODEL)
+        assert done.status == 0, done.output
