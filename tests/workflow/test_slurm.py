@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.workflow.slurm_cluster import MARKS, PROFILE, SCRIPTS, SMALLER, R, SmokeRun, comment_of, jobs, read
+from tests.workflow.slurm_cluster import (
+    MARKS,
+    PROFILE,
+    SCRIPTS,
+    SMALLER,
+    R,
+    SmokeRun,
+    comment_of,
+    jobs,
+    read,
+    wait_until,
+)
 
 pytestmark = MARKS
 
@@ -118,8 +129,13 @@ def test_a_training_that_finds_no_gpu_on_its_node_makes_nothing(slurm_run: Smoke
 
 def test_the_scripts_leave_other_clusters_alone(slurm_cluster: None, tmp_path: Path) -> None:
     job = read("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 120").strip()
+
+    def runs() -> bool:
+        return "RUNNING" in read("squeue", "--noheader", f"--job={job}", "--Format=State")
+
+    wait_until(runs, "a job that nothing keeps waiting", seconds=60)
     subprocess.run([SCRIPTS / "down.sh", tmp_path / "other"], check=True, timeout=180)
     up = subprocess.run([SCRIPTS / "up.sh", tmp_path / "other"], capture_output=True, text=True, timeout=180)
     assert up.returncode == 1 and "left alone" in up.stderr
-    assert "RUNNING" in read("squeue", "--noheader", f"--job={job}", "--Format=State")
+    assert runs()
     read("scancel", job)
