@@ -15,6 +15,8 @@ from fairseq.optim import register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from torch import Tensor
 
+from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
+
 
 class FusedAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay, the update of ``fairseq.optim.adam.Adam``."""
@@ -79,3 +81,14 @@ class FairseqFusedAdam(FairseqAdam):
     def __init__(self, cfg: Any, params: Any) -> None:
         super(FairseqAdam, self).__init__(cfg)
         self._optimizer = FusedAdam(params, **self.optimizer_config)
+        self._shared: SharedGradients | None = None
+        self._agreed = False
+
+    def all_reduce_grads(self, module: Any) -> None:
+        """As fairseq's; the processes of one machine through shared memory."""
+        if not self._agreed:
+            self._shared, self._agreed = SharedGradients.agreed(list(self.params)), True
+        if self._shared is None:
+            super().all_reduce_grads(module)
+        else:
+            self._shared.average()
