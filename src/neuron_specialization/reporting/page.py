@@ -18,9 +18,9 @@ from neuron_specialization.reporting.svg import inline
 from neuron_specialization.reporting.table import Table
 from neuron_specialization.significance import read_comparison
 
-# figure → (heading, caption); {} is the selection
 # with more comparisons than these the tables come before the figures, of which each has one
 _MANY = 3
+# figure of a selection of neurons → (heading, caption)
 _MASK_FIGURES = {
     "similarity": (
         "Overlap of masks by layer",
