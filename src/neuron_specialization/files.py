@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
+from neuron_specialization.unfinished import MARK, unfinished_file
 
 # Bombs unpack to a thousand times their size and more; text and token ids to 3 to 20 times.
 _MAX_RATIO = 250
@@ -38,37 +38,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Keep the suffix: numpy, torch and matplotlib choose a format by it.
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        with unfinished_file(path) as temporary, _full_disks_named(path):
+            yield temporary
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            # it was made 0600; results are to be read by the group as any file is.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)
-        raise
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        # mkstemp makes 0600; results are to be read by the group as any file is.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except NeuronSpecializationError:
-        raise
-    except OSError as error:
-        if error.errno is None and _is_full(path.parent):  # numpy's
-            raise _full(path) from error
-        if error.filename in (None, name):
+        if error.filename is None or MARK in str(error.filename):
             error.filename = str(path)
         raise
-    except Exception as error:
-        if _is_full(path.parent):  # torch, safetensors, SentencePiece: errors of their own
+
+
+@contextmanager
+def _full_disks_named(path: Path) -> Iterator[None]:
+    """Raise what libraries make of a full disk as the error it is; while what filled it is still there."""
+    try:
+        yield
+    except NeuronSpecializationError:
+        raise
+    except (
+        Exception
+    ) as error:  # numpy's have no number; torch, safetensors, SentencePiece: errors of their own
+        if getattr(error, "errno", None) is None and _is_full(path.parent):
             raise _full(path) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_full(folder: Path) -> bool:

@@ -10,20 +10,17 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from neuron_specialization.errors import TranslationError
 from neuron_specialization.model_directory import is_intact
+from neuron_specialization.unfinished import remove_abandoned, unfinished_folder
 
 VARIABLE = "NEURON_SPECIALIZATION_CACHE"
 MAX_BYTES = 8 * 2**30
 MAX_MODELS = 200
-# an unfinished model older than this was left behind by a process that died
-ABANDONED_SECONDS = 3600.0
 
 
 def default_folder() -> Path:
@@ -69,27 +66,22 @@ class ModelCache:
             yield entry
 
     def _put(self, entry: Path, make: Callable[[Path], None]) -> None:
-        building = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{entry.name}."))
         try:
-            model = building / "model"
-            model.mkdir()
-            make(model)
-            with self._locked(".lock", fcntl.LOCK_EX):
-                if not is_intact(entry):  # else another process was faster
-                    if entry.exists():
-                        entry.rename(building / "damaged")
-                    model.rename(entry)
-                self._evict(entry)
+            with unfinished_folder(entry) as building:
+                model = building / "model"
+                model.mkdir()
+                make(model)
+                with self._locked(".lock", fcntl.LOCK_EX):
+                    if not is_intact(entry):  # else another process was faster
+                        if entry.exists():
+                            entry.rename(building / "damaged")
+                        model.rename(entry)
+                    self._evict(entry)
         except OSError as error:
             raise self._unwritable(error) from None
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
 
     def _evict(self, keep: Path) -> None:
-        now = time.time()
-        for left in self.folder.glob(".*.*"):
-            if left.is_dir() and now - left.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+        remove_abandoned(self.folder)
         entries = [path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."]
         entries.sort(key=lambda path: path.stat().st_mtime)
         sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}

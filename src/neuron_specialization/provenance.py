@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from neuron_specialization.errors import TranslationError
 from neuron_specialization.files import hash_of, sha256_of
 from neuron_specialization.model_directory import FORMAT, README
 from neuron_specialization.translation import tag_of
+from neuron_specialization.unfinished import unfinished_folder
 
 if TYPE_CHECKING:
     from neuron_specialization.exportable import DirectionMask, System
@@ -133,8 +132,7 @@ def written_whole(folder: Path, allowed: set[str]) -> Iterator[Path]:
         TranslationError: the place is taken by something else.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with unfinished_folder(folder) as building:
         model = building / "model"
         model.mkdir()
         yield model
@@ -148,5 +146,3 @@ def written_whole(folder: Path, allowed: set[str]) -> Iterator[Path]:
                 )
             folder.rename(building / "old")
         model.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)

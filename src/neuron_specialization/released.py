@@ -7,7 +7,6 @@ dictionary, the network. A specialised model gets the masks of its directions wi
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from neuron_specialization.corpora.archives import archive_format, safe_extract
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.files import hash_of, read_json, sha256_of, write_json
 from neuron_specialization.masks import read_all_masks
+from neuron_specialization.unfinished import unfinished_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,8 +120,8 @@ def _single_checkpoint(source: Path, beside: Path) -> Iterator[Path]:
     if archive_format(source) is None:
         yield source
         return
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".unpacked.") as folder:
-        files = safe_extract(source, Path(folder) / "content", max_bytes=_UNPACKED, max_files=10_000)
+    with unfinished_folder(beside / "unpacked") as folder:
+        files = safe_extract(source, folder / "content", max_bytes=_UNPACKED, max_files=10_000)
         found = [name for name in files if name.endswith(".pt")]
         if len(found) != 1:
             raise CheckpointError(
@@ -129,7 +129,7 @@ def _single_checkpoint(source: Path, beside: Path) -> Iterator[Path]:
                 where=source,
                 hint="unpack it and set checkpoint: to the file that is meant",
             )
-        yield Path(folder) / "content" / found[0]
+        yield folder / "content" / found[0]
 
 
 def _single_precision(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ import os
 import stat
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from typing import IO, Literal
 from neuron_specialization.corpora.transfer import check_disk_space, human_bytes
 from neuron_specialization.errors import DownloadError
 from neuron_specialization.files import TOO_MUCH, most_unpacked
+from neuron_specialization.unfinished import unfinished_folder
 
 CHUNK = 1 << 20
 # No header of a tar archive is larger than a few kB; one that claims more is meant to fill the memory.
@@ -97,8 +97,8 @@ def safe_extract(
             "not an archive this project unpacks (tar, tar.gz, tar.bz2, tar.xz, zip)", where=archive
         )
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as folder:
-        root = Path(folder) / "content"
+    with unfinished_folder(destination) as folder:
+        root = folder / "content"
         root.mkdir()
         target = _Target(root, archive, max_bytes, max_files)
         with _explained(archive):

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from neuron_specialization.corpora.transfer import (
 )
 from neuron_specialization.errors import DownloadError
 from neuron_specialization.files import read_json, sha256_of, write_json
+from neuron_specialization.unfinished import unfinished_folder
 
 # The wheel is data to us: its Python version is the publisher's, not that of this environment.
 PYPI_PYTHON = "3.14"
@@ -169,7 +169,7 @@ def _from_mirror(
     if not path.is_file():
         raise MissingFileError(f"no file {path}", where=path)
     verify(entry, path, str(path))
-    with _temporary_folder(output) as folder:
+    with unfinished_folder(output) as folder:
         check_disk_space(folder, path.stat().st_size, entry.file)
         # a copy: a link would change or vanish with the mirror
         copy = folder / entry.file
@@ -204,7 +204,7 @@ def pip_command(requirements: Path, folder: Path) -> list[str]:
 
 
 def _from_pypi(entry: CatalogueEntry, output: Path, report: Report) -> Path:
-    with _temporary_folder(output) as folder:
+    with unfinished_folder(output) as folder:
         requirements = folder / "requirements.txt"
         requirements.write_text(
             f"{entry.name}=={entry.version} --hash=sha256:{entry.sha256}\n", encoding="utf-8"
@@ -379,12 +379,6 @@ def _is_the_file(entry: CatalogueEntry, output: Path) -> bool:
         return False
     expected = entry.sha256 or _seen(output)
     return expected is not None and sha256_of(output) == expected
-
-
-@contextmanager
-def _temporary_folder(output: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        yield Path(folder)
 
 
 @contextmanager

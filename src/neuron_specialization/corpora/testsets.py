@@ -6,7 +6,6 @@ Their text is copied as published, not normalised: a score is comparable only on
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from neuron_specialization.corpora.layout import MANIFEST, remove_former, write_
 from neuron_specialization.directions import Direction, known_languages
 from neuron_specialization.errors import CorpusError
 from neuron_specialization.files import read_lines, write_json
+from neuron_specialization.unfinished import unfinished_folder
 
 # FLORES-200 unpacks to 0.1 GB
 _MAX_UNPACKED = 4 << 30
@@ -56,9 +56,9 @@ def prepare_testset(
         from neuron_specialization.corpora.archives import safe_extract
 
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output, prefix=".unpacked.") as folder:
-            safe_extract(root, Path(folder) / "text", max_bytes=_MAX_UNPACKED)
-            return prepare_testset(source, Path(folder) / "text", splits, directions, output)
+        with unfinished_folder(output / "unpacked") as folder:
+            safe_extract(root, folder / "text", max_bytes=_MAX_UNPACKED)
+            return prepare_testset(source, folder / "text", splits, directions, output)
     if not root.is_dir():
         raise CorpusError("the test set's folder is missing", where=root.absolute(), hint="check the path")
     wanted = list(directions)

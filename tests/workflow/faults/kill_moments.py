@@ -230,7 +230,7 @@ def judge(run: Experiment, expected: dict[str, object]) -> list[str]:
     for system, (_, interval) in UPDATES.items():
         if max(run.redone(system), default=0) > interval:
             problems.append(f"{system}: {run.redone(system)} updates were made again, saved every {interval}")
-    return problems
+    return problems + [f"{name} was left behind" for name in run.leftovers()]
 
 
 def outcome(run: Experiment) -> dict[str, object]:
@@ -305,7 +305,6 @@ def run_trials(folder: Path, times: int, per_trial: int, seed: int) -> bool:
         print(
             "\n".join(f"  {problem}" for problem in problems) or "  as a run nobody interrupted", flush=True
         )
-        print(f"  left behind: {', '.join(run.leftovers()) or 'nothing'}", flush=True)
         number += 1
     print(table(done), flush=True)
     return good
