@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,22 @@ def test_of_many_comparisons_the_tables_come_first(page: Path, results: Path) ->
     texts = [page.read_text(encoding="utf-8"), build_page(results, config)]
     places = [(text.index('id="figure-deltas'), text.index("<table")) for text in texts]
     assert [figure < table for figure, table in places] == [True, False]
+
+
+def test_of_many_systems_the_answers_after_the_second_are_a_line_each(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "page")
+    config = parse_config(
+        CONFIG | {"systems": CONFIG["systems"] | dict.fromkeys(("other", "third"), CONFIG["systems"]["ns"])}
+    )
+    write_tables(tmp_path / "page/tables", more=("other", "third"))
+    for name in ("other", "third"):
+        made = replace(comparison(), system=name).as_json()
+        write_json(tmp_path / f"page/comparisons/heldout/{name}-continued.json", made)
+    text = build_page(tmp_path / "page", config)
+    folded = re.findall(r'<details class="answer better">\s*<summary>(.*?)</summary>', text, re.S)
+    assert len(folded) == 1 and folded[0].startswith("Yes: third is better than continued by BLEU.")
+    (effect,) = re.findall(r"third is better.*?difference (\+[0-9.]+),", text, re.S)
+    assert f'<span class="testset">BLEU {effect}, heldout</span>' in folded[0]
 
 
 def test_it_says_where_everything_comes_from(page: Path, results: Path) -> None:

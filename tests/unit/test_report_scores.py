@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,10 +66,13 @@ def comparison(
     return Comparison(system, control, "heldout", Settings(metrics=(metric,)), rows, groups)
 
 
-def write_tables(folder: Path, missing: tuple[str, str] | None = None) -> Path:
-    """scores.csv and summary.csv of two systems; ``missing`` is a (system, direction) without a score."""
+def write_tables(folder: Path, missing: tuple[str, str] | None = None, more: Sequence[str] = ()) -> Path:
+    """scores.csv and summary.csv of two systems; ``missing`` is a (system, direction) without a score.
+
+    ``more`` are further systems, which score as `ns` does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    systems = {"continued": 0.0, "ns": 0.5}
+    systems = {"continued": 0.0, "ns": 0.5, **dict.fromkeys(more, 0.5)}
     with (folder / "scores.csv").open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(

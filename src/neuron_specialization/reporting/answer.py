@@ -55,11 +55,12 @@ class Effect:
 
 @dataclass(frozen=True)
 class Answer:
-    """A headline, what it is worth (for its colour), and the sentences under it."""
+    """A headline, what it is worth (for its colour), the sentences under it, and the differences alone."""
 
     headline: str
     verdict: Verdict | Literal["mixed"]
     sentences: list[str]
+    differences: str = ""
 
 
 def effects(comparisons: Sequence[Comparison], metric: str) -> list[Effect]:
@@ -124,7 +125,11 @@ def answer(comparisons: Sequence[Comparison]) -> Answer:
     sentences = [_numbers(wholes[metric], comparisons) for metric in metrics]
     sentences += [_directions(comparisons, metrics), _where(by_metric)]
     sentences.append(_certainty(list(wholes.values())))
-    return Answer(headline, verdict, sentences)
+    differences = [
+        f"{label(metric)} {fixed(effect.delta, decimals(metric), signed=True)}"
+        for metric, effect in wholes.items()
+    ]
+    return Answer(headline, verdict, sentences, ", ".join(differences))
 
 
 def _headline(system: str, control: str, wholes: dict[str, Effect]) -> tuple[str, Verdict | Literal["mixed"]]:

@@ -129,19 +129,30 @@ def build_page(results: str | Path, config: Config, command: str = "snakemake --
     return _render(
         page,
         answers=_answers(page, evaluation),
-        families=family_sentences(overlaps),
+        families=family_sentences(_first_those_of(_subjects(config), config, overlaps)),
         sections=[section for section in sections if section.figures or section.tables],
         evaluation=evaluation,
     )
 
 
+def _subjects(config: Config) -> list[str]:
+    """The masked systems, `ns` first."""
+    return sorted(
+        (name for name, system in config.systems.items() if system.masks), key=lambda name: name != "ns"
+    )
+
+
+def _first_those_of(systems: Sequence[str], config: Config, overlaps: dict[str, Any]) -> dict[str, Any]:
+    """The overlaps of selections in the order of the systems that use them, then the others."""
+    used = [selection for name in systems if (selection := config.systems[name].masks) in overlaps]
+    return {name: overlaps[name] for name in dict.fromkeys([*used, *overlaps]) if name}
+
+
 def _answers(page: _Page, evaluation: Evaluation) -> list[tuple[str, Answer]]:
     """The answers for each test set: of `ns` against the control, then of the other masked systems."""
-    masked = [name for name, system in page.config.systems.items() if system.masks]
-    subjects = sorted(masked, key=lambda name: name != "ns")
     found = []
     for testset in evaluation.testsets:
-        for system in subjects:
+        for system in _subjects(page.config):
             control = control_of(page.config, system)
             of_pair = evaluation.comparisons.get((testset, system, control))
             if of_pair is None:
