@@ -41,8 +41,7 @@ class Resources:
     Attributes:
         gpus: processes of the trainer, one a GPU; 0 trains on the CPU.
         threads: CPU threads a process on a GPU may use; on a CPU, those of all processes together.
-        workers: data-loading processes of each trainer process; None: 2 beside a GPU. On a CPU they would
-            take time from the training itself, and a batch is put together in a fraction of a step: 0.
+        workers: data-loading processes of each trainer process; None: see data_workers.
         nodes: machines that share the GPUs equally; more than one needs ``srun``.
         launcher: who starts the processes: ``spawn``, fairseq itself, on one machine; ``srun``, SLURM, on
             those of the allocation this runs in (launch.py).
@@ -58,9 +57,17 @@ class Resources:
     def gpus_per_node(self) -> int:
         return self.gpus // self.nodes
 
-    @property
-    def data_workers(self) -> int:
-        return self.workers if self.workers is not None else 2 if self.gpus else 0
+    def data_workers(self, training: Training) -> int:
+        """Return how many processes put batches together, beside each trainer process.
+
+        The fast implementation does it in a millisecond, in a thread of fairseq's: none. Processes are not
+        free: a validation leaves its iterator to Python's garbage collection, in which PyTorch waits five
+        seconds for each of them in vain (what would tell them to end is finalised first). Stock fairseq
+        needs them beside a GPU; on a CPU they would take time from the training itself.
+        """
+        if self.workers is not None:
+            return self.workers
+        return 2 if self.gpus and training.implementation == "stock" else 0
 
     def processes(self, micro_batches: int) -> int:
         """Return how many processes share the micro-batches of an update.
@@ -290,7 +297,7 @@ def _optimisation_arguments(training: Training, processes: int, plugin: bool) ->
 def _data_arguments(training: Training, resources: Resources) -> list[str]:
     return [
         *("--max-tokens", str(training.max_tokens)),
-        *("--num-workers", str(resources.data_workers)),
+        *("--num-workers", str(resources.data_workers(training))),
         # a validation segment longer than max_positions is left out, as in training; it does not end the run
         "--skip-invalid-size-inputs-valid-test",
     ]

@@ -159,7 +159,8 @@ def test_gpus_keep_the_global_batch() -> None:
     assert Resources(gpus=4).started(84) == 1
     assert trainer_environment({}, resources=Resources(gpus=4, threads=3))["OMP_NUM_THREADS"] == "3"
     assert "--load-checkpoint-on-all-dp-ranks" in line
-    assert value(line, "--num-workers") == "2"
+    assert value(line, "--num-workers") == "0"
+    assert value(arguments(recipe(implementation="stock"), gpus=1), "--num-workers") == "2"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ from neuron_specialization.errors import TrainingError
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads a process."
 )
 @click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that load data. [default: 2 a GPU, 0 on a CPU]"
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that load data. [default: 0; stock fairseq: 2 a GPU]",
 )
 @click.option(
     "--launcher",
