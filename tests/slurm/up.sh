@@ -89,6 +89,7 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory Gres=gpu:pretend
 PartitionName=cpu Nodes=$host Default=YES MaxTime=7-0 DefMemPerCPU=100 PriorityTier=5
 PartitionName=gpu Nodes=$host MaxTime=7-0 DefMemPerCPU=100 PriorityTier=5
 PartitionName=preemptible Nodes=$host MaxTime=7-0 DefMemPerCPU=100 PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=scavenged Nodes=$host MaxTime=7-0 DefMemPerCPU=100 PriorityTier=1 PreemptMode=CANCEL
 END
 cat >"$dir/env.sh" <<END
 export SLURM_CONF=$dir/slurm.conf PATH=\$PATH:/usr/sbin:/sbin

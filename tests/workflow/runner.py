@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -41,6 +42,11 @@ class Result:
         return re.findall(r"^Job \d+: (.*)$", self.output, re.M)
 
 
+def _environment() -> dict[str, str]:
+    """As a user's shell would have it: the environment's own programs, and nothing of another Snakemake."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
+
+
 @dataclass
 class Workflow:
     """The workflow of a checkout, run in a folder of its own.
@@ -57,33 +63,49 @@ class Workflow:
     config: Path | None = None
     profile: str = "default"
 
-    def run(
-        self, *arguments: str, overrides: dict[str, object] | None = None, timeout: float = 600
-    ) -> Result:
-        """Run snakemake; ``overrides`` go into a second configuration file, merged over the first."""
+    def _command(self, arguments: tuple[str, ...], overrides: dict[str, object] | None) -> list[str]:
         configs = [str(self.config or self.root / "config.yaml")]
         if overrides is not None:
             path = self.folder / "overrides.yaml"
             path.write_text(yaml.safe_dump(overrides), encoding="utf-8")
             configs.append(str(path))
-        command = [
+        return [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(self.root / "Snakefile")),
             *("--workflow-profile", str(self.root / "profiles" / self.profile), "--nocolor"),
             *("--configfile", *configs),
             *arguments,
         ]
-        # as a user's shell would find it: the environment's own programs
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
+
+    def run(
+        self, *arguments: str, overrides: dict[str, object] | None = None, timeout: float = 600
+    ) -> Result:
+        """Run snakemake; ``overrides`` go into a second configuration file, merged over the first."""
         done = subprocess.run(
-            command,
+            self._command(arguments, overrides),
             cwd=self.folder,
-            env=environment,
+            env=_environment(),
             text=True,
             capture_output=True,
             timeout=timeout,
             check=False,
         )
         return Result(done.returncode, done.stdout + done.stderr)
+
+    def start(
+        self, *arguments: str, output: Path, overrides: dict[str, object] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start snakemake, which goes on while the test does; what it prints goes into a file."""
+        with output.open("wb") as handle:
+            return subprocess.Popen(
+                self._command(arguments, overrides),
+                cwd=self.folder,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                # a shell in the background has SIGINT ignored, which would be inherited
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
 
     def plan(self, *arguments: str, overrides: dict[str, object] | None = None) -> Result:
         """What would run."""

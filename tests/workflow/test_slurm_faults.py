@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ UPDATES, SAVE_EVERY = 240, 30
 TRAINING = {"max_updates": UPDATES, "save_every": SAVE_EVERY, "validate_every": 120}
 OVERRIDES: dict[str, Any] = {
     **SMALLER,
-    "systems": {name: {"training": TRAINING} for name in (*FAULTS, "whole")},
+    "systems": {name: {"training": TRAINING} for name in (*FAULTS, "cancelled", "whole")},
 }
 
 
@@ -96,7 +97,7 @@ def of(number: str) -> dict[str, str]:
     return job
 
 
-def held_after_a_checkpoint(folders: dict[str, Path], main: threading.Thread) -> dict[str, int]:
+def held_after_a_checkpoint(folders: dict[str, Path], running: Callable[[], bool]) -> dict[str, int]:
     """Stop (SIGSTOP) each trainer some updates after its first checkpoint; return their process ids.
 
     So that all are met at the same place however quick the machine is, before any has ended.
@@ -104,7 +105,7 @@ def held_after_a_checkpoint(folders: dict[str, Path], main: threading.Thread) ->
     held: dict[str, int] = {}
 
     def all_held() -> bool:
-        assert main.is_alive(), "the run ended before the faults"
+        assert running(), "the run ended before the faults"
         for name in folders.keys() - held.keys():
             if has_saved_and_gone_on(folders[name]):
                 lock = json.loads((folders[name] / "lock").read_text(encoding="utf-8"))
@@ -130,7 +131,7 @@ def aftermath(slurm_data: Cluster) -> Aftermath:
     )
     main.start()
     folders = {name: training / name / "checkpoints" for name in FAULTS}
-    trainers = held_after_a_checkpoint(folders, main)
+    trainers = held_after_a_checkpoint(folders, main.is_alive)
     job = {
         system: facts["JobId"]
         for facts in jobs()
@@ -163,15 +164,19 @@ def test_the_run_ends(aftermath: Aftermath) -> None:
     assert sorted(aftermath.job) == sorted(FAULTS)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_model_is_that_of_a_training_nothing_happened_to(whole: Aftermath, fault: str) -> None:
+def assert_as_if_nothing_had_happened(whole: Aftermath, system: str) -> None:
     """To the last bit, and with it every translation and score."""
-    assert whole.losses(fault) == whole.losses("whole")
-    assert whole.summary(fault)["updates"] == whole.summary("whole")["updates"]
+    assert whole.losses(system) == whole.losses("whole")
+    assert whole.summary(system)["updates"] == whole.summary("whole")["updates"]
     # the files differ in the system's name
-    model, expected = whole.weights(fault), whole.weights("whole")
+    model, expected = whole.weights(system), whole.weights("whole")
     assert model.keys() == expected.keys()
     assert all(torch.equal(model[name], weights) for name, weights in expected.items())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_model_is_that_of_a_training_nothing_happened_to(whole: Aftermath, fault: str) -> None:
+    assert_as_if_nothing_had_happened(whole, fault)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -198,3 +203,23 @@ def test_snakemake_submits_it_again_with_more_time(aftermath: Aftermath, fault: 
     assert second["JobState"] == "COMPLETED"
     # profiles/slurm: 1440 * attempt
     assert second["TimeLimit"] == "2-00:00:00"
+
+
+def test_a_queue_that_cancels_what_it_preempts(whole: Aftermath) -> None:
+    """SLURM starts nothing again and Snakemake waits for it to; after Ctrl-C the same command goes on."""
+    workflow = whole.workflow.with_changes({"train_baseline": {"slurm_partition": "scavenged"}})
+    output, target = workflow.folder / "cancelled.txt", f"{R}/training/cancelled/model.json"
+    running = workflow.start("--", target, overrides=OVERRIDES, output=output)
+    checkpoints = workflow.folder / R / "training/cancelled/checkpoints"
+    trainers = held_after_a_checkpoint({"cancelled": checkpoints}, lambda: running.poll() is None)
+    (met,) = whole.attempts("cancelled")
+    read("sbatch", "--partition=gpu", "--gpus=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 1")
+    os.kill(trainers["cancelled"], signal.SIGCONT)
+    wait_until(lambda: of(met["JobId"])["JobState"] == "PREEMPTED", "a preemption")
+    wait_until(lambda: "We leave it to SLURM" in output.read_text(encoding="utf-8"), "Snakemake's notice")
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    assert running.wait(180) != 0
+    again = workflow.run("--", target, overrides=OVERRIDES, timeout=900)
+    assert again.status == 0, again.output
+    assert_as_if_nothing_had_happened(whole, "cancelled")
