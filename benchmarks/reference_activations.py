@@ -17,11 +17,18 @@ MAX_TOKENS = 30_000
 
 def main(checkpoint: str, data_bin: str, direction: str, output: str) -> None:
     from fairseq import checkpoint_utils
+    from omegaconf import open_dict
 
     logging.disable(logging.INFO)
     source, target = direction.split("-")
     overrides = {"data": data_bin, "lang_pairs": direction, "source_lang": source, "target_lang": target}
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
+    state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint, overrides)
+    with open_dict(state["cfg"]):
+        # fairseq-train puts it among the task's arguments; a checkpoint without it is no less valid
+        state["cfg"]["task"].setdefault("dataset_impl", None)
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [checkpoint], arg_overrides=overrides, state=state
+    )
     task.lang_pairs = [direction]
     task.data_manager.lang_pairs = [direction]
     task.load_dataset("valid")
