@@ -60,7 +60,7 @@ class Resources:
     def data_workers(self, training: Training) -> int:
         """Return how many processes put batches together, beside each trainer process.
 
-        The fast implementation does it in a millisecond, in a thread of fairseq's: none. Processes are not
+        The fast implementation does it in a millisecond or two, in the trainer itself. Processes are not
         free: a validation leaves its iterator to Python's garbage collection, in which PyTorch waits five
         seconds for each of them in vain (what would tell them to end is finalised first). Stock fairseq
         needs them beside a GPU; on a CPU they would take time from the training itself.
