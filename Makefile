@@ -92,7 +92,7 @@ test-long: env  ## the tests that `make test` leaves out: every mask method and 
 test-slurm: env  ## the workflow on a SLURM of one node with pretend GPUs; root and Debian's SLURM packages
 	$(BIN)/python -m pytest -m slurm tests/workflow/test_slurm*.py
 
-test-faults: env  ## kill, fill, cut and mislead a real run; root for small disks, Debian's faketime for clocks; half an hour
+test-faults: env  ## kill, fill, cut and mislead a real run; root for small disks, Debian's faketime for clocks; a quarter of an hour
 	$(BIN)/python -m pytest -m faults tests/workflow/faults
 
 # --strict: a package that cannot be looked up is a failure; without it all of them missing passes as none vulnerable
