@@ -51,7 +51,10 @@ def unfinished_folder(place: Path) -> Iterator[Path]:
     remove_abandoned(place.parent, f".{place.name}{MARK}")
     while True:
         name = tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}{MARK}")
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # taken for abandoned before it could be locked
         if _is_held(descriptor, name):
             break
         os.close(descriptor)
@@ -64,8 +67,12 @@ def unfinished_folder(place: Path) -> Iterator[Path]:
 
 def _is_held(descriptor: int, name: str) -> bool:
     """Lock what was just made; False if another process took it for abandoned in that moment."""
-    with contextlib.suppress(OSError):  # a file system without locks: nothing is ever removed there
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False  # it is about to be removed
+    except OSError:
+        pass  # a file system without locks: nothing is ever removed there
     return Path(name).exists()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,36 @@ def test_one_process_may_make_the_same_twice(tmp_path: Path) -> None:
     with unfinished_file(place) as first, unfinished_file(place) as second:
         assert first != second and first.is_file() and second.suffix == ".txt"
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("when", ["removed already", "while it is locked"])
+@pytest.mark.parametrize("make", ["mkstemp", "mkdtemp"])
+def test_what_is_taken_for_abandoned_as_it_is_made_is_made_again(
+    make: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process cleans up in the moment between the making and the locking."""
+    made: list[Path] = []
+    others: list[int] = []
+    original = getattr(tempfile, make)
+
+    def met(**where: object) -> object:
+        result = original(**where)
+        path = Path(result if isinstance(result, str) else result[1])
+        if not made and when == "while it is locked":
+            others.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(others[0], fcntl.LOCK_EX)
+        elif not made:
+            remove_abandoned(tmp_path)
+            assert not path.exists()
+        made.append(path)
+        return result
+
+    monkeypatch.setattr(tempfile, make, met)
+    maker = unfinished_file if make == "mkstemp" else unfinished_folder
+    with maker(tmp_path / "thing") as place:
+        assert place == made[1] and len(made) == 2 and place.exists()
+    for descriptor in others:
+        os.close(descriptor)
 
 
 def test_what_only_looks_alike_stays(tmp_path: Path) -> None:
