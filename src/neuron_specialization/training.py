@@ -184,8 +184,9 @@ def _judge(run: Run, outcome: Outcome, metrics: MetricsFile) -> int:
             where=run.folder,
             hint=resumes,
         )
+    # a trainer that failed may have left it damaged: the next start deals with that
     last = run.folder / LAST
-    updates = updates_of(last) if last.is_file() else 0
+    updates = updates_of(last) if last.is_file() and (outcome.exit_code == 0 or log.done) else 0
     wanted = run.recipe.training.max_updates
     all_made = updates >= wanted or log.stopped_early
     # Of two processes one was seen to fail after all was trained and saved, most likely because the other

@@ -383,7 +383,9 @@ def test_signals_are_passed_on(trainings: Trainings, number: signal.Signals) -> 
 
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trainings: Trainings, tmp_path: Path) -> None:
     once = {"FAKE_DIE_AT_UPDATE": 45, "FAKE_DIE_ONCE": tmp_path / "once", "FAKE_TRUNCATE_LAST": 1}
-    assert trainings.run(**once)[0] == 1
+    code, text = trainings.run(**once)
+    assert code == 1
+    assert "the trainer ended with" in text and "resumes at update 40" in text
     os.truncate(trainings.folder / "checkpoint_1_40.pt", 700)
     code, text = trainings.run(**once)
     assert code == 0, text
