@@ -10,11 +10,15 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 MARK = ".unfinished-"
+
+# an exclusive lock over NFS asks for a file that is open for writing
+_FILE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @contextmanager
@@ -27,18 +31,20 @@ def unfinished_file(place: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     remove_abandoned(place.parent, f".{place.stem}{MARK}", place.suffix)
-    while True:
+
+    def make() -> str:
         descriptor, name = tempfile.mkstemp(
             dir=place.parent, prefix=f".{place.stem}{MARK}", suffix=place.suffix
         )
-        if _is_held(descriptor, name):
-            break
         os.close(descriptor)
+        return name
+
+    path, descriptor = _claimed(make, _FILE)
     try:
-        yield Path(name)
+        yield path
     finally:
         os.close(descriptor)
-        Path(name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -49,20 +55,28 @@ def unfinished_folder(place: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     remove_abandoned(place.parent, f".{place.name}{MARK}")
-    while True:
-        name = tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}{MARK}")
-        try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # taken for abandoned before it could be locked
-        if _is_held(descriptor, name):
-            break
-        os.close(descriptor)
+    path, descriptor = _claimed(
+        lambda: tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}{MARK}"), _FOLDER
+    )
     try:
-        yield Path(name)
+        yield path
     finally:
-        shutil.rmtree(name, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
         os.close(descriptor)
+
+
+def _claimed(make: Callable[[], str], how: int) -> tuple[Path, int]:
+    """Make something and lock it: where it is, and the descriptor that holds the lock.
+
+    What another process takes for abandoned between the making and the locking is made again.
+    """
+    while True:
+        name = make()
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(name, how)
+            if _is_held(descriptor, name):
+                return Path(name), descriptor
+            os.close(descriptor)
 
 
 def _is_held(descriptor: int, name: str) -> bool:
@@ -90,9 +104,7 @@ def remove_abandoned(folder: Path, prefix: str = ".", suffix: str = "") -> None:
 
 def _remove_if_free(path: Path) -> None:
     is_folder = path.is_dir() and not path.is_symlink()
-    # an exclusive lock over NFS asks for a file that is open for writing
-    how = os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR
-    descriptor = os.open(path, how | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = os.open(path, _FOLDER if is_folder else _FILE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if is_folder:
