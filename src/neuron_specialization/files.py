@@ -61,9 +61,8 @@ def _full_disks_named(path: Path) -> Iterator[None]:
         yield
     except NeuronSpecializationError:
         raise
-    except (
-        Exception
-    ) as error:  # numpy's have no number; torch, safetensors, SentencePiece: errors of their own
+    # numpy's have no number; torch, safetensors, SentencePiece: errors of their own
+    except Exception as error:
         if getattr(error, "errno", None) is None and _is_full(path.parent):
             raise _full(path) from error
         raise
