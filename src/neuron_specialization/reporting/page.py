@@ -129,7 +129,7 @@ def build_page(results: str | Path, config: Config, command: str = "snakemake --
     return _render(
         page,
         answers=_answers(page, evaluation),
-        families=family_sentences(_first_those_of(_subjects(config), config, overlaps)),
+        families=family_sentences(_by_first_use(overlaps, config)),
         sections=[section for section in sections if section.figures or section.tables],
         evaluation=evaluation,
     )
@@ -142,10 +142,12 @@ def _subjects(config: Config) -> list[str]:
     )
 
 
-def _first_those_of(systems: Sequence[str], config: Config, overlaps: dict[str, Any]) -> dict[str, Any]:
+def _by_first_use(overlaps: dict[str, Any], config: Config) -> dict[str, Any]:
     """The overlaps of selections in the order of the systems that use them, then the others."""
-    used = [selection for name in systems if (selection := config.systems[name].masks) in overlaps]
-    return {name: overlaps[name] for name in dict.fromkeys([*used, *overlaps]) if name}
+    used = [config.systems[name].masks for name in _subjects(config)]
+    return dict(
+        sorted(overlaps.items(), key=lambda item: used.index(item[0]) if item[0] in used else len(used))
+    )
 
 
 def _answers(page: _Page, evaluation: Evaluation) -> list[tuple[str, Answer]]:
