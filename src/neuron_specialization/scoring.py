@@ -35,6 +35,11 @@ def label(metric: str) -> str:
     return LABELS.get(metric, metric)
 
 
+def decimals(metric: str) -> int:
+    """How many decimals a score is printed with: two, four for COMET, which runs from 0 to 1."""
+    return 4 if metric == "comet" else 2
+
+
 # sacrebleu's own default
 BOOTSTRAP_SEED = 12345
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.files import atomic_text
-from neuron_specialization.scoring import label
+from neuron_specialization.scoring import decimals, label
 from neuron_specialization.tables import ALL, Mean, ScoreTable, delta_pairs, set_name
 
 if TYPE_CHECKING:
@@ -21,11 +21,10 @@ _COLUMNS = 4
 
 
 def number(value: float | None, metric: str, *, signed: bool = False) -> str:
-    """A score as printed: two decimals, four for COMET, which runs from 0 to 1."""
+    """A score as printed, or a gap."""
     if value is None:
         return GAP
-    decimals = 4 if metric == "comet" else 2
-    return f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
+    return f"{value:{'+' if signed else ''}.{decimals(metric)}f}"
 
 
 def mean_text(mean: Mean) -> str:

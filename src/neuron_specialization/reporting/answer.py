@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from neuron_specialization.reporting.scores import decimals, p_of
+from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.reporting.table import fixed
-from neuron_specialization.scoring import label
+from neuron_specialization.scoring import decimals, label
 from neuron_specialization.significance import Comparison, GroupResult
 from neuron_specialization.tables import ALL, set_name
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting.table import Cell, Column, Row, Table, fixed, number_cell, text_cell
-from neuron_specialization.scoring import label
+from neuron_specialization.scoring import decimals, label
 from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
 from neuron_specialization.tables import ALL, in_group, set_name
 
@@ -148,11 +148,6 @@ def _mean(row: Mapping[str, str]) -> Score:
 
 def _deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
-
-
-def decimals(metric: str) -> int:
-    """Two, four for COMET, which runs from 0 to 1."""
-    return 4 if metric == "comet" else 2
 
 
 def mark(p: float | None) -> str:
