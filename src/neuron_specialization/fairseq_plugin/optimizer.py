@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -81,13 +82,13 @@ class FairseqFusedAdam(FairseqAdam):
     def __init__(self, cfg: Any, params: Any) -> None:
         super(FairseqAdam, self).__init__(cfg)
         self._optimizer = FusedAdam(params, **self.optimizer_config)
-        self._shared: SharedGradients | None = None
-        self._agreed = False
+
+    @cached_property
+    def _shared(self) -> SharedGradients | None:
+        return SharedGradients.agreed(list(self.params))
 
     def all_reduce_grads(self, module: Any) -> None:
         """As fairseq's; the processes of one machine through shared memory."""
-        if not self._agreed:
-            self._shared, self._agreed = SharedGradients.agreed(list(self.params)), True
         if self._shared is None:
             super().all_reduce_grads(module)
         else:

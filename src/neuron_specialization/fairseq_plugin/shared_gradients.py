@@ -55,26 +55,10 @@ class SharedGradients:
             return None
         if not parameters or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
             return None
-        shape = distributed.get_world_size() + 1, sum(parameter.numel() for parameter in parameters)
-        size = shape[0] * shape[1] * _FLOAT_BYTES
-        if size > MOST_BYTES:
-            return None
-        offered = [_new_file(size) if distributed.get_rank() == 0 else None]
-        distributed.broadcast_object_list(offered)
-        path = offered[0]
-        memory = None
-        if path is not None and path.exists():
-            memory = torch.from_file(str(path), shared=True, size=shape[0] * shape[1]).view(shape)
-        # a path of this name on another machine would not be this memory
-        mark = torch.rand((), generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4))))
-        if memory is not None and distributed.get_rank() == 0:
-            memory[-1, 0] = mark
-        distributed.broadcast(mark, 0)
-        together = torch.tensor(float(memory is not None and bool(memory[-1, 0] == mark)))
-        distributed.all_reduce(together, distributed.ReduceOp.MIN)
-        if path is not None and distributed.get_rank() == 0:
-            path.unlink()  # the mappings keep it, and it ends with the last process, however that ends
-        return cls(memory, parameters) if memory is not None and together else None
+        memory = _common_memory(
+            distributed.get_world_size() + 1, sum(parameter.numel() for parameter in parameters)
+        )
+        return cls(memory, parameters) if memory is not None else None
 
     def average(self) -> None:
         """Replace the gradients of every process by their average; what has no gradient counts as 0."""
@@ -99,6 +83,30 @@ class SharedGradients:
 def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     parts = row.split([parameter.numel() for parameter in parameters])
     return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
+
+
+def _common_memory(rows: int, numbers: int) -> Tensor | None:
+    """float32[rows, numbers], the same memory in every process; None in all of them where it cannot be."""
+    size = rows * numbers * _FLOAT_BYTES
+    if size > MOST_BYTES:
+        return None
+    first = distributed.get_rank() == 0
+    offered = [_new_file(size) if first else None]
+    distributed.broadcast_object_list(offered)
+    path = offered[0]
+    memory = None
+    if path is not None and path.exists():
+        memory = torch.from_file(str(path), shared=True, size=rows * numbers).view(rows, numbers)
+    # a path of this name on another machine would not be this memory
+    mark = torch.rand((), generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4))))
+    if memory is not None and first:
+        memory[-1, 0] = mark
+    distributed.broadcast(mark, 0)
+    together = torch.tensor(float(memory is not None and bool(memory[-1, 0] == mark)))
+    distributed.all_reduce(together, distributed.ReduceOp.MIN)
+    if path is not None and first:
+        path.unlink()  # the mappings keep it, and it ends with the last process, however that ends
+    return memory if together else None
 
 
 def _new_file(size: int) -> Path | None:
