@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,37 @@ class Result:
 def _environment() -> dict[str, str]:
     """As a user's shell would have it: the environment's own programs, and nothing of another Snakemake."""
     return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
+
+
+def start_snakemake(
+    command: list[str],
+    *,
+    folder: Path,
+    output: Path,
+    environment: Mapping[str, str] | None = None,
+    own_group: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start it as a user does, in a folder; what it prints goes into a file.
+
+    Args:
+        command: snakemake with its arguments.
+        folder: where it runs.
+        output: file for what it prints.
+        environment: variables besides those of this process.
+        own_group: whether it leads a process group of its own.
+    """
+    with output.open("wb") as handle:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment() | dict(environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            process_group=0 if own_group else None,
+            # a shell in the background has SIGINT ignored, which would be inherited
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 @dataclass
@@ -95,17 +127,7 @@ class Workflow:
         self, *arguments: str, output: Path, overrides: dict[str, object] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start snakemake, which goes on while the test does; what it prints goes into a file."""
-        with output.open("wb") as handle:
-            return subprocess.Popen(
-                self._command(arguments, overrides),
-                cwd=self.folder,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=subprocess.STDOUT,
-                # a shell in the background has SIGINT ignored, which would be inherited
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
+        return start_snakemake(self._command(arguments, overrides), folder=self.folder, output=output)
 
     def plan(self, *arguments: str, overrides: dict[str, object] | None = None) -> Result:
         """What would run."""

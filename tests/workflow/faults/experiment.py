@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import uuid
@@ -22,7 +20,7 @@ import yaml
 from neuron_specialization.files import sha256_of
 from tests.conftest import REPOSITORY
 from tests.workflow.faults.processes import MARK, Process, end_all, processes
-from tests.workflow.runner import Result
+from tests.workflow.runner import Result, start_snakemake
 
 SMALL = Path(__file__).with_name("small.yaml")
 SYLLABLES = [first + second for first in "bdfgklmnprst" for second in "aeiou"]
@@ -104,20 +102,13 @@ class Experiment:
 
     def start(self, *arguments: str, output: Path | None = None) -> subprocess.Popen[bytes]:
         """Start snakemake as the leader of a process group, its output going to a file."""
-        environment = {key: text for key, text in os.environ.items() if not key.startswith("SNAKEMAKE")}
-        environment |= {**self.environment, MARK: self.mark}
-        with (output or self.folder / "snakemake.txt").open("wb") as handle:
-            return subprocess.Popen(
-                self.command(*arguments),
-                cwd=self.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-                # a shell in the background has SIGINT ignored, which would be inherited
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
+        return start_snakemake(
+            self.command(*arguments),
+            folder=self.folder,
+            output=output or self.folder / "snakemake.txt",
+            environment={**self.environment, MARK: self.mark},
+            own_group=True,
+        )
 
     def run(self, *arguments: str, timeout: float = 1200) -> Result:
         """Run snakemake to its end."""
