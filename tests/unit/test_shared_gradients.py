@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import distributed, multiprocessing
 
 from neuron_specialization.fairseq_plugin import shared_gradients
+from neuron_specialization.fairseq_plugin.optimizer import FairseqFusedAdam
 from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
 
+CONFIG = Namespace(lr=[1e-3], adam_betas="(0.9, 0.98)", adam_eps=1e-6, weight_decay=0.0)
 SHAPES = [(7, 3), (5,), (), (2, 4, 3)]
 
 
@@ -41,6 +44,7 @@ def one_process(rank: int, processes: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes
     )
     averages(rank, processes)
+    in_a_row(rank)
     refusals(rank, folder)
     Path(folder, f"done{rank}").touch()
 
@@ -54,7 +58,8 @@ def averages(rank: int, processes: int) -> None:
         expected = by_gloo(parameters_of(rank, update))
         for parameter, fresh in zip(kept, parameters_of(rank, update), strict=True):
             parameter.grad = fresh.grad
-        shared.average()
+        row = shared.average()
+        assert torch.equal(row, torch.cat([gradient.flatten() for gradient in gradients(kept)]))
         for found, wanted in zip(gradients(kept), expected, strict=True):
             if processes == 2:
                 assert torch.equal(found, wanted)
@@ -62,6 +67,29 @@ def averages(rank: int, processes: int) -> None:
         for parameter in kept:
             assert parameter.grad is not None
             parameter.grad *= rank + 2
+
+
+def in_a_row(rank: int) -> None:
+    """The optimizer scales and clips averaged gradients as fairseq does one by one."""
+    ours, theirs = (Namespace(params=parameters_of(rank, 1)) for _ in range(2))
+    for made in (ours, theirs):
+        made.optimizer = FairseqFusedAdam(CONFIG, made.params)
+        made.optimizer.all_reduce_grads(None)
+    theirs.optimizer._row = None  # as where no memory is shared
+    for max_norm in (0.0, 100.0, 0.5):
+        for made in (ours, theirs):
+            made.optimizer.multiply_grads(torch.tensor(0.7))
+            made.norm = made.optimizer.clip_grad_norm(max_norm)
+        torch.testing.assert_close(ours.norm, theirs.norm)
+        for found, wanted in zip(gradients(ours.params), gradients(theirs.params), strict=True):
+            torch.testing.assert_close(found, wanted)
+    ours.optimizer.zero_grad()
+    assert gradients(ours.params) == []
+    # the next update has gradients of its own
+    for parameter in ours.params:
+        parameter.grad = torch.ones_like(parameter)
+    ours.optimizer.multiply_grads(3.0)
+    assert all(bool((gradient == 3).all()) for gradient in gradients(ours.params))
 
 
 def refusals(rank: int, folder: str) -> None:

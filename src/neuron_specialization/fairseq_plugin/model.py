@@ -9,7 +9,7 @@ incremental decoding is fairseq's own code over the same parameters.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from fairseq.models import register_model, register_model_architecture
@@ -187,6 +187,10 @@ class MaskedTransformer(TransformerModel):
         return directions
 
     # ---- forward ----
+
+    def train(self, mode: bool = True) -> Self:
+        # fairseq asks twice an update, and each time a hundred modules would be gone through
+        return self if self.training == mode else super().train(mode)
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)

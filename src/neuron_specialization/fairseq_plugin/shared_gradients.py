@@ -60,8 +60,12 @@ class SharedGradients:
         )
         return cls(memory, parameters) if memory is not None else None
 
-    def average(self) -> None:
-        """Replace the gradients of every process by their average; what has no gradient counts as 0."""
+    def average(self) -> Tensor:
+        """Replace the gradients of every process by their average; what has no gradient counts as 0.
+
+        Returns:
+            float32[numbers], the same gradients in a row: each parameter's is a view of it.
+        """
         for parameter, place in zip(self._parameters, self._own, strict=True):
             if parameter.grad is None:
                 place.zero_()
@@ -78,6 +82,7 @@ class SharedGradients:
         self._result.copy_(self._average)
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
+        return self._result
 
 
 def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
