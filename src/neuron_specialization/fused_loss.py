@@ -6,6 +6,9 @@ nothing of that size is kept for the backward pass.
 
 The loss is fairseq's (``label_smoothed_nll_loss``): with ε_i = ε/(V-1),
 loss = (1-ε-ε_i)·nll + ε_i·Σ_v -log p_v, whose gradient by logit j is p_j - (1-ε-ε_i)·[j = y] - ε_i.
+
+What is the same for every word of the vocabulary never meets the logits: Σ_v logit_v is the features times
+the sum of the weights, and the gradient's -ε_i goes into the products' results.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ class _ProjectedLoss(torch.autograd.Function):
         loss = features.new_zeros((), dtype=wide)
         nll = features.new_zeros((), dtype=wide)
         matrix = weight.to(narrow)
+        of_all_words = matrix.sum(0, dtype=wide)
         for start in range(0, features.shape[0], rows):
             x = features[start : start + rows]
             y = target[start : start + rows].unsqueeze(1)
@@ -51,24 +55,28 @@ class _ProjectedLoss(torch.autograd.Function):
             if bfloat16 and count % ROW_STEP:  # few distinct shapes: see products.py
                 x = F.pad(x, (0, 0, 0, -count % ROW_STEP))
             x = x.to(narrow)
-            log_probabilities = torch.log_softmax((x @ matrix.t()).to(wide), dim=1)
-            picked = log_probabilities[:count].gather(1, y)
+            logits = (x @ matrix.t()).to(wide)
+            probabilities = torch.softmax(logits, dim=1)
+            # ln Σ_v e^logit_v, by the largest of each row: its probability cannot vanish
+            normalizer = (logits.amax(1) - probabilities.amax(1).log_())[:count]
+            block_nll = normalizer - logits[:count].gather(1, y).squeeze(1)
             if token_nll is not None:
-                token_nll[start : start + count] = -picked.squeeze(1)
-            block_nll = -picked.sum()
-            nll += block_nll
-            loss += sharp * block_nll - smooth * log_probabilities[:count].sum()
+                token_nll[start : start + count] = block_nll
+            sums = x[:count].to(wide) @ of_all_words
+            nll += block_nll.sum()
+            loss += sharp * block_nll.sum() + smooth * (vocabulary * normalizer - sums).sum()
             if grad_features is not None and grad_weight is not None:
-                gradient = log_probabilities.exp_().sub_(smooth)
-                gradient[:count].scatter_add_(1, y, gradient.new_full((), -sharp).expand_as(y))
-                gradient[count:] = 0
-                gradient = gradient.to(narrow)
+                # rows that were filled up have features of 0: their gradients go nowhere
+                probabilities[:count].scatter_add_(1, y, probabilities.new_full((), -sharp).expand_as(y))
+                gradient = probabilities.to(narrow)
                 grad_features[start : start + count] = (gradient @ matrix)[:count]
                 if grad_weight.dtype == narrow:
                     grad_weight.addmm_(gradient.t(), x)
                 else:
                     grad_weight += gradient.t() @ x
         if grad_features is not None and grad_weight is not None:
+            grad_features -= (smooth * of_all_words).to(grad_features.dtype)
+            grad_weight -= smooth * features.sum(0, dtype=wide)
             ctx.save_for_backward(grad_features, grad_weight.to(weight.dtype))
         ctx.mark_non_differentiable(nll)
         return loss, nll
