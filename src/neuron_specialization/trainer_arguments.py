@@ -297,6 +297,7 @@ def _optimisation_arguments(training: Training, processes: int, plugin: bool) ->
 def _data_arguments(training: Training, resources: Resources) -> list[str]:
     return [
         *("--max-tokens", str(training.max_tokens)),
+        *("--required-batch-size-multiple", str(training.sentence_multiple)),
         *("--num-workers", str(resources.data_workers(training))),
         # a validation segment longer than max_positions is left out, as in training; it does not end the run
         "--skip-invalid-size-inputs-valid-test",

@@ -280,6 +280,15 @@ def test_the_fingerprint_holds_only_what_changes_the_training(change: dict[str, 
     assert recipe_of(config, "ns").fingerprint() == recipe_of(parsed(), "ns").fingerprint()
 
 
+def test_a_younger_key_at_its_default_leaves_older_runs_valid() -> None:
+    plain, full = (recipe_of(parsed(training=training), "ns") for training in ({}, {"sentence_multiple": 1}))
+    assert "sentence_multiple" not in plain.model_dump(mode="json")["training"]
+    assert full.fingerprint() != plain.fingerprint()
+    assert parse_recipe(full.model_dump_json()) == full
+    back = parsed(training={"sentence_multiple": 1}, finetuning={"sentence_multiple": 8})
+    assert back.training_of("ns").sentence_multiple == 8
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"system": "a"}', "null", "!!python/object:os.system {}"])
 def test_broken_recipes_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):

@@ -60,7 +60,8 @@ def test_the_whole_line() -> None:
         " --criterion label_smoothed_cross_entropy --label-smoothing 0.1"
         " --optimizer adam --adam-betas (0.9, 0.98) --adam-eps 1e-06 --weight-decay 0.0 --clip-norm 0.0"
         " --lr 0.005 --lr-scheduler inverse_sqrt --warmup-updates 400 --max-update 200 --update-freq 1"
-        " --max-tokens 2048 --num-workers 0 --skip-invalid-size-inputs-valid-test"
+        " --max-tokens 2048 --required-batch-size-multiple 8 --num-workers 0"
+        " --skip-invalid-size-inputs-valid-test"
         " --save-interval 1000000000 --validate-interval 1000000000"
         " --save-interval-updates 50 --validate-interval-updates 500"
         " --keep-interval-updates 2 --no-epoch-checkpoints"
@@ -73,6 +74,7 @@ def test_the_whole_line() -> None:
 OTHER_TRAINING: dict[str, Any] = {
     "max_updates": 1234,
     "max_tokens": 999,
+    "sentence_multiple": 1,
     "micro_batches": 4,
     "lr": 1e-3,
     "scheduler": "linear",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 
 from neuron_specialization.config.experiment import Config
 from neuron_specialization.config.mask_selections import (
@@ -25,6 +25,8 @@ RunName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*(@[0-9]+)?(/[A-Za-z0-9_-]+)?$", max_length=128)
 ]
 
+_YOUNGER_KEYS = ("sentence_multiple",)
+
 
 class Recipe(Section):
     """All that decides what a training run computes, apart from its input files (``train --recipe``)."""
@@ -36,6 +38,15 @@ class Recipe(Section):
     training: Training
     seed: int
     shards: Positive = 1
+
+    @field_serializer("training")
+    def _recorded(self, training: Training) -> dict[str, Any]:
+        """Leave out a key younger than the first recipes at its default: runs that had none stay valid."""
+        recorded = training.model_dump(mode="json")
+        for key in _YOUNGER_KEYS:
+            if recorded[key] == Training.model_fields[key].default:
+                del recorded[key]
+        return recorded
 
     @property
     def masked_directions(self) -> list[str]:

@@ -122,6 +122,9 @@ class Training(Section):
     max_updates: Positive = 3000
     # padded tokens of one micro-batch on one device
     max_tokens: Positive = 2048
+    # a batch holds a multiple of so many sentences (fairseq's --required-batch-size-multiple); with 1 it is
+    # as full as max_tokens lets it be
+    sentence_multiple: Positive = 8
     # micro-batches of one update over all devices: update_freq follows from the number of GPUs
     micro_batches: Positive = 1
     lr: Annotated[float, Field(gt=0)] = 5e-3
