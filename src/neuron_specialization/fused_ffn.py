@@ -83,6 +83,16 @@ def _second_product(w2: Tensor, neurons: Neurons, dtype: torch.dtype) -> Tensor:
     return (w2 if neurons.index is None else w2.index_select(1, neurons.index)).to(dtype)
 
 
+def _with_bias(product: Tensor, bias: Tensor, rows: Tensor | None) -> Tensor:
+    """A product [N, n] under a mask a sentence, plus the bias; in its place unless it is rounded."""
+    same = product.dtype == bias.dtype
+    if rows is None:
+        return torch.add(bias, product, out=product if same else None)
+    by_sentence = product.view(len(rows), product.shape[0] // len(rows), product.shape[1])
+    masked = torch.addcmul(bias, by_sentence, rows.unsqueeze(1), out=by_sentence if same else None)
+    return masked.view(product.shape)
+
+
 class _FusedFfn(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -109,13 +119,7 @@ class _FusedFfn(torch.autograd.Function):
             if rows is None and not bfloat16:
                 hidden = torch.addmm(bias, factor, weight.t())
             else:
-                product = (factor @ weight.t())[:count]
-                if rows is None:
-                    hidden = torch.add(bias, product)
-                else:
-                    hidden = torch.addcmul(
-                        bias, product.view(len(rows), count // len(rows), neurons.count), rows.unsqueeze(1)
-                    ).view(count, neurons.count)
+                hidden = _with_bias((factor @ weight.t())[:count], bias, rows)
             hidden.relu_()
             if bfloat16:
                 hidden = rounded_rows(hidden)
@@ -158,7 +162,11 @@ class _FusedFfn(torch.autograd.Function):
             if rows is not None:
                 by_sentence = grad_hidden[:count].view(len(rows), count // len(rows), neurons.count)
                 by_sentence.mul_(rows.unsqueeze(1))
-            grad_x[part.start : part.stop] = (grad_hidden @ _first_product(incoming, w1, neurons))[:count]
+            weight, target = _first_product(incoming, w1, neurons), grad_x[part.start : part.stop]
+            if bfloat16:
+                target.copy_((grad_hidden @ weight)[:count])
+            else:
+                torch.mm(grad_hidden, weight, out=target)
             sums.add(neurons, grad_hidden.t() @ factor, grad_b1, grad_w2)
         _constants_backward(grad_constants, b1, w2, parts, sums)
         return grad_x, sums.w1, sums.b1, sums.w2, grad_constants.sum(0), None, None, None
