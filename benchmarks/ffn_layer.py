@@ -39,7 +39,8 @@ def main() -> None:
         weights = [(0.05 * torch.randn(*shape)).requires_grad_() for shape in shapes]
         incoming = torch.randn_like(x)
         for kept in PROTOTYPE:
-            masks = torch.rand(DIRECTIONS, d_ff) < kept
+            # exactly that share of each direction: drawn neuron by neuron it is off by some points
+            masks = torch.rand(DIRECTIONS, d_ff).argsort(1) < round(kept * d_ff)
             layer = LayerMasks(masks, torch.float32)
             gather = Gather.of(masks[0], torch.float32)
             weight_mask = masks[0].unsqueeze(1).expand(d_ff, d).clone()
