@@ -44,6 +44,8 @@ from neuron_specialization.translation import (
 END = "</s>"
 # Below this log p(</s> | tag) an empty translation is not among the first candidates of any realistic step.
 EMPTY_CAN_MATTER = -9.0
+# where a search decodes one sentence, a scoring pass takes so many tokens
+SCORED_TOKENS = 16
 # CTranslate2 gives such a candidate -1e10
 PUT_AWAY = -1e9
 
@@ -263,7 +265,9 @@ class CTranslate2Engine:
             [one.source for one, _ in targets],
             [[one.tag, *tokens] for one, tokens in targets],
             max_input_length=0,
-            max_batch_size=options.batch_size,
+            # one pass over all positions: long sentences in large batches would leave the cache
+            max_batch_size=options.batch_size * SCORED_TOKENS,
+            batch_type="tokens",
         )
         return [list(result.log_probs) for result in results]
 
