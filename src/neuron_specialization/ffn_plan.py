@@ -31,6 +31,8 @@ NEURON_MULTIPLE = 16
 TOKENS_A_GATHER = 20
 # what a group costs besides, in multiply-adds
 MULTIPLY_ADDS_A_GROUP = 1_500_000
+# of a union of more than this share all neurons are computed: gathering costs more than leaving out so few
+UNION_IS_ALL = 0.95
 # grouping must promise this much: sorting and smaller products are not in the count
 WORTHWHILE = 0.9
 
@@ -82,6 +84,8 @@ class LayerMasks:
         self.mask_of: list[int] = inverse.tolist()
         self._neurons: dict[int, Neurons] = {}
         self.union = Neurons.of(masks.any(0), dtype, NEURON_MULTIPLE)
+        if self.union.count > UNION_IS_ALL * self.width:
+            self.union = Neurons(None, self.width, None)  # each sentence has its own mask on top
         within = masks if self.union.index is None else masks[:, self.union.index]
         # float[directions, n]: each direction's mask over the union's neurons
         self.union_rows = within.to(dtype)
