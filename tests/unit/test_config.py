@@ -353,10 +353,15 @@ def test_any_value_anywhere_is_accepted_or_refused_with_a_message(key: str, valu
         assert isinstance(recipe_of(config, next(iter(config.systems))), Recipe)
 
 
-def test_the_comparison_is_of_the_demonstrations_model() -> None:
-    """configs/comparison.yaml says so: what it finds is about the systems of config.yaml."""
+def test_the_comparison_is_of_the_demonstrations_systems() -> None:
+    """As configs/comparison.yaml says: the same but for how full a batch is, and so how many updates."""
     demo, comparison = (load_config(REPOSITORY / name) for name in ("config.yaml", "configs/comparison.yaml"))
-    keys = "languages pivot tiers corpus vocabulary model training finetuning testsets"
-    for key in keys.split():
+    for key in ("languages", "pivot", "tiers", "corpus", "vocabulary", "model", "testsets"):
         assert getattr(demo, key) == getattr(comparison, key), key
     assert demo.systems.items() <= comparison.systems.items()
+    steps = {"max_updates", "warmup_updates", "validate_every", "save_every"}
+    for name in demo.systems:
+        one, other = (config.training_of(name).model_dump() for config in (demo, comparison))
+        assert {key for key in one if one[key] != other[key]} <= {"sentence_multiple", *steps}
+        # as many tokens within a percent: batches of any number of sentences hold 11 % more
+        assert other["max_updates"] / one["max_updates"] == pytest.approx(1.11, abs=0.015)
