@@ -7,6 +7,7 @@ CPU), the gather form in ordinary operations (what other devices run), and mixed
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import common
@@ -37,6 +38,7 @@ def main() -> None:
         x = torch.randn(TOKENS // LENGTH, LENGTH, d, requires_grad=True)
         shapes = ((d_ff, d), (d_ff,), (d, d_ff), (d,))
         weights = [(0.05 * torch.randn(*shape)).requires_grad_() for shape in shapes]
+        w1, b1, w2, b2 = weights
         incoming = torch.randn_like(x)
         for kept in PROTOTYPE:
             # exactly that share of each direction: drawn neuron by neuron it is off by some points
@@ -61,16 +63,16 @@ def main() -> None:
 
             forms: dict[str, Callable[[], Any]] = {
                 "weight mask": by_weight,
-                "fused": lambda x=x, w=weights, p=whole: fused_ffn(x, *w, p),
-                "gather": lambda x=x, w=weights, g=gather: gather_ffn(x, *w, g),
+                "fused": partial(fused_ffn, x, w1, b1, w2, b2, whole),
+                "gather": partial(gather_ffn, x, w1, b1, w2, b2, gather),
                 "row mask, mixed": by_row,
-                "grouped, mixed": lambda x=x, w=weights, p=mixed_parts: fused_ffn(x, *w, p),
+                "grouped, mixed": partial(fused_ffn, x, w1, b1, w2, b2, mixed_parts),
             }
 
             def repeated(form: Callable[[], Any], n: int = repeats, g: Any = incoming) -> common.Sample:
                 return common.timed(lambda: [form().backward(g) for _ in range(n)])
 
-            ways = {name: lambda f=form, r=repeated: r(f) for name, form in forms.items()}
+            ways = {name: partial(repeated, form) for name, form in forms.items()}
             for way in ways.values():
                 way()
             found = common.interleave(ways, options.rounds)

@@ -53,7 +53,7 @@ def main(checkpoint: str, data_bin: str, direction: str, output: str) -> None:
     with torch.no_grad():
         for batch in batches:
             model(**batch["net_input"])
-    np.savez(output, **{name: total.numpy() for name, total in counts.items()})
+    np.savez(output, allow_pickle=False, **{name: total.numpy() for name, total in counts.items()})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +91,15 @@ def measure(
             original = FusedFfn.__call__
             try:
                 if patched is not None:
-                    FusedFfn.__call__ = patched
+                    FusedFfn.__call__ = patched  # type: ignore[method-assign]
                 return common.timed(lambda: [trainer.train_step([batch]) for batch in batches])
             finally:
                 FusedFfn.__call__ = original  # type: ignore[method-assign]
 
-        ways[f"dense, {batching}"] = lambda t=dense, r=run: r(t)
-        ways[f"specialised, {batching}"] = lambda t=masked, r=run: r(t)
+        ways[f"dense, {batching}"] = partial(run, dense)
+        ways[f"specialised, {batching}"] = partial(run, masked)
         if batching == "single-direction":
-            patch = reference_ffn({})
-            ways["weight mask, single-direction"] = lambda t=masked, r=run, p=patch: r(t, patched=p)
+            ways["weight mask, single-direction"] = partial(run, masked, patched=reference_ffn({}))
     for way in ways.values():
         way()  # a round to warm up
     samples = common.interleave(ways, options.rounds)

@@ -39,7 +39,7 @@ def run_stock(recipe: Any, data_bin: Path, folder: Path, threads: int) -> list[d
     common.timed_command([*command, *given, "--no-save", "--disable-validation"], environment, folder / "log")
     records = [parse_record(line) for line in (folder / "log").read_text().splitlines()]
     return [
-        {"update": r.update, "loss": r.loss, "tokens_per_second": r.tokens_per_second}
+        {"update": r.update, "loss": r.loss, "tokens_per_second": r.tokens_per_second or 0.0}
         for r in records
         if r is not None and r.kind == "train"
     ]

@@ -8,6 +8,8 @@ weights.
 
 from __future__ import annotations
 
+from functools import partial
+
 import common
 
 AIMS = {"float32": 3.4, "int8": 3.7}
@@ -44,10 +46,7 @@ def main() -> None:
 
     for name in translators:
         translate(name)  # models are opened at first use
-    ways = {
-        name: lambda name=name: common.timed(lambda: translate(name))  # type: ignore[misc]
-        for name in translators
-    }
+    ways = {name: partial(common.timed, partial(translate, name)) for name in translators}
     samples = common.interleave(ways, options.rounds)
     rows, details = [], {"sentences": len(lines), "direction": direction}
     for name, aim in AIMS.items():
