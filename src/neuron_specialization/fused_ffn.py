@@ -83,14 +83,11 @@ def _second_product(w2: Tensor, neurons: Neurons, dtype: torch.dtype) -> Tensor:
     return (w2 if neurons.index is None else w2.index_select(1, neurons.index)).to(dtype)
 
 
-def _with_bias(product: Tensor, bias: Tensor, rows: Tensor | None) -> Tensor:
+def _masked(product: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
     """A product [N, n] under a mask a sentence, plus the bias; in its place unless it is rounded."""
-    same = product.dtype == bias.dtype
-    if rows is None:
-        return torch.add(bias, product, out=product if same else None)
     by_sentence = product.view(len(rows), product.shape[0] // len(rows), product.shape[1])
-    masked = torch.addcmul(bias, by_sentence, rows.unsqueeze(1), out=by_sentence if same else None)
-    return masked.view(product.shape)
+    place = by_sentence if product.dtype == bias.dtype else None
+    return torch.addcmul(bias, by_sentence, rows.unsqueeze(1), out=place).view(product.shape)
 
 
 class _FusedFfn(torch.autograd.Function):
@@ -116,10 +113,12 @@ class _FusedFfn(torch.autograd.Function):
             if bfloat16:
                 factor = rounded_rows(factor)
             weight = _first_product(factor, w1, neurons)
-            if rows is None and not bfloat16:
-                hidden = torch.addmm(bias, factor, weight.t())
+            if rows is not None:
+                hidden = _masked((factor @ weight.t())[:count], bias, rows)
+            elif bfloat16:
+                hidden = torch.add(bias, (factor @ weight.t())[:count])
             else:
-                hidden = _with_bias((factor @ weight.t())[:count], bias, rows)
+                hidden = torch.addmm(bias, factor, weight.t())
             hidden.relu_()
             if bfloat16:
                 hidden = rounded_rows(hidden)
