@@ -59,12 +59,13 @@ class _ProjectedLoss(torch.autograd.Function):
             probabilities = torch.softmax(logits, dim=1)
             # ln Σ_v e^logit_v, by the largest of each row: its probability cannot vanish
             normalizer = (logits.amax(1) - probabilities.amax(1).log_())[:count]
-            block_nll = normalizer - logits[:count].gather(1, y).squeeze(1)
+            each_nll = normalizer - logits[:count].gather(1, y).squeeze(1)
             if token_nll is not None:
-                token_nll[start : start + count] = block_nll
+                token_nll[start : start + count] = each_nll
+            block_nll = each_nll.sum()
+            nll += block_nll
             sums = x[:count].to(wide) @ of_all_words
-            nll += block_nll.sum()
-            loss += sharp * block_nll.sum() + smooth * (vocabulary * normalizer - sums).sum()
+            loss += sharp * block_nll + smooth * (vocabulary * normalizer - sums).sum()
             if grad_features is not None and grad_weight is not None:
                 # rows that were filled up have features of 0: their gradients go nowhere
                 probabilities[:count].scatter_add_(1, y, probabilities.new_full((), -sharp).expand_as(y))
