@@ -85,7 +85,6 @@ class FairseqFusedAdam(FairseqAdam):
     def __init__(self, cfg: Any, params: Any) -> None:
         super(FairseqAdam, self).__init__(cfg)
         self._optimizer = FusedAdam(params, **self.optimizer_config)
-
         # all gradients in a row, between their averaging and the next update
         self._row: Tensor | None = None
 
