@@ -33,6 +33,7 @@ class _ProjectedLoss(torch.autograd.Function):
         epsilon: float,
         bfloat16: bool,
         token_nll: Tensor | None,
+        wanted: bool,
     ) -> tuple[Tensor, Tensor]:
         vocabulary = weight.shape[0]
         # half precision is widened for the softmax and the sums, as fairseq does
@@ -41,7 +42,7 @@ class _ProjectedLoss(torch.autograd.Function):
         smooth = epsilon / (vocabulary - 1)
         sharp = 1.0 - epsilon - smooth
         rows = max(ROW_STEP, BLOCK_ELEMENTS // vocabulary // ROW_STEP * ROW_STEP)
-        needs = any(ctx.needs_input_grad[:2])
+        needs = wanted and any(ctx.needs_input_grad[:2])
         grad_features = torch.empty_like(features) if needs else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs else None
         loss = features.new_zeros((), dtype=wide)
@@ -83,12 +84,13 @@ class _ProjectedLoss(torch.autograd.Function):
         return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         grad_features, grad_weight = ctx.saved_tensors
         scale = gradients[0]
         return (
             grad_features * scale.to(grad_features.dtype),
             grad_weight * scale.to(grad_weight.dtype),
+            None,
             None,
             None,
             None,
@@ -118,7 +120,9 @@ def projected_label_smoothed_loss(
     Returns:
         (loss, nll): scalars in nats; nll is for reporting and carries no gradient.
     """
+    # a function of autograd cannot see for itself that no gradient will be asked for, as in validation
+    wanted = torch.is_grad_enabled()
     result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(  # type: ignore[no-untyped-call]
-        features, weight, target, epsilon, bfloat16, token_nll
+        features, weight, target, epsilon, bfloat16, token_nll, wanted
     )
     return result

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 import pytest
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.data import Dictionary
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuron_specialization.errors import MaskError
 from neuron_specialization.fairseq_plugin.model import MaskedTransformer, masked_transformer
@@ -155,6 +157,23 @@ def test_fused_loss_equals_fairseq() -> None:
     assert torch.allclose(nll, expected_nll, rtol=1e-13)
     assert torch.allclose(ours[0], features.grad, rtol=0, atol=1e-12)
     assert torch.allclose(ours[1], weight.grad, rtol=0, atol=1e-12)
+
+
+def test_a_validation_computes_no_gradients() -> None:
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    features, weight = torch.randn(30, 8), torch.randn(57, 8, requires_grad=True)
+    products, losses = [], []
+    for wanted in (True, False):
+        names: list[str] = []
+        with torch.set_grad_enabled(wanted), Operations():
+            losses.append(projected_label_smoothed_loss(features, weight, torch.arange(30), 0.1))
+        products.append(sum("mm" in name for name in names))
+    assert products == [3, 1]
+    assert torch.equal(losses[0][0], losses[1][0]) and not losses[1][0].requires_grad
 
 
 def test_missing_or_foreign_masks_are_refused() -> None:
