@@ -199,7 +199,12 @@ def process_arguments(arguments: list[str], processes: int, rendezvous: Path) ->
 
 def needs_plugin(training: Training, masked: bool) -> bool:
     """Say whether this project's task and architecture are needed, or fairseq's own do."""
-    return masked or training.implementation == "fast" or training.batching == "single-direction"
+    return (
+        masked
+        or training.implementation == "fast"
+        or training.batching == "single-direction"
+        or training.optimizer == "muon"
+    )
 
 
 def _check(training: Training, resources: Resources) -> None:
@@ -277,7 +282,7 @@ def _optimisation_arguments(training: Training, processes: int, plugin: bool) ->
     arguments = [
         *("--criterion", "fused_label_smoothed_cross_entropy" if fused else "label_smoothed_cross_entropy"),
         *("--label-smoothing", _number(training.label_smoothing)),
-        *("--optimizer", "fused_adam" if fused else "adam"),
+        *_optimizer_arguments(training, fused),
         *("--adam-betas", f"({beta1!r}, {beta2!r})"),
         *("--adam-eps", _number(training.adam_eps)),
         *("--weight-decay", _number(training.weight_decay)),
@@ -292,6 +297,15 @@ def _optimisation_arguments(training: Training, processes: int, plugin: bool) ->
     if training.scheduler == "linear":
         arguments += ["--total-num-update", str(training.max_updates)]
     return arguments
+
+
+def _optimizer_arguments(training: Training, fused: bool) -> list[str]:
+    if training.optimizer == "adam":
+        return ["--optimizer", "fused_adam" if fused else "adam"]
+    arguments = ["--optimizer", "muon", "--muon-products", training.products]
+    arguments += ["--muon-lr-ratio", _number(training.muon_lr_ratio)]
+    # it needs the matrices; fairseq would lay all numbers of a half-precision model in one row
+    return arguments if training.precision == "fp32" else [*arguments, "--fp16-no-flatten-grads"]
 
 
 def _data_arguments(training: Training, resources: Resources) -> list[str]:

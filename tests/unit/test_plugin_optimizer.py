@@ -1,4 +1,7 @@
-"""The fused Adam makes fairseq's updates; the dropout pool drops what it says and repeats after a resume."""
+"""The fused Adam makes fairseq's updates; the dropout pool drops what it says and repeats after a resume.
+
+Muon orthogonalises what it should and leaves the rest to Adam.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,14 @@ import math
 import pytest
 import torch
 from fairseq.optim.adam import Adam
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 
+from neuron_specialization.fairseq_plugin.muon import (
+    HIDDEN_MATRICES,
+    Muon,
+    mark_hidden_matrices,
+    orthogonalised,
+)
 from neuron_specialization.fairseq_plugin.optimizer import FusedAdam
 from neuron_specialization.fast_dropout import POOL_ELEMENTS, REFRESH_EVERY, DropoutPool
 
@@ -47,6 +57,115 @@ def test_fused_adam_goes_on_from_its_state() -> None:
         return parameter.detach()
 
     assert torch.equal(run(False), run(True))
+
+
+def singular_values(matrices: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.svdvals(matrices.double())
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_orthogonalised_matrices_have_equal_singular_values(bfloat16: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, 24, 96, generator=generator) * torch.tensor([1e-4, 1.0, 1e4])[:, None, None]
+    values = singular_values(orthogonalised(matrices, bfloat16=bfloat16))
+    assert values.min() > 0.6 and values.max() < 1.3
+    # the same rotations: U and V of the product with the given matrix's are the identity's
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    turned = u.mT @ orthogonalised(matrices, bfloat16=bfloat16) @ v.mT
+    assert torch.allclose(turned, torch.diag_embed(turned.diagonal(dim1=1, dim2=2)), atol=0.05)
+
+
+def test_what_no_gradient_reaches_is_not_moved() -> None:
+    matrices = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(1))
+    matrices[:, 5] = 0  # rows of neurons that a mask takes out
+    matrices[1] = 0
+    result = orthogonalised(matrices)
+    assert not result[:, 5].any() and not result[1].any()
+    assert result.isfinite().all()
+
+
+def muon_and_adam(**options: float) -> tuple[Muon, FusedAdam, list[torch.Tensor], list[torch.Tensor]]:
+    """Two optimizers over equal parameters: a marked layer of each shape, its biases, an embedding."""
+    made: list[tuple[list[torch.Tensor], torch.nn.Module]] = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        layers = torch.nn.Sequential(
+            torch.nn.Linear(8, 8), torch.nn.Linear(8, 32), torch.nn.Linear(32, 8), torch.nn.LayerNorm(8)
+        )
+        embedding = torch.nn.Embedding(40, 8)
+        mark_hidden_matrices(layers)
+        made.append(([*layers.parameters(), embedding.weight], layers))
+    given = {"lr": 0.01, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.0} | options
+    return Muon(made[0][0], **given), FusedAdam(made[1][0], **given), made[0][0], made[1][0]
+
+
+def step(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+
+
+def is_hidden_matrix(parameter: torch.Tensor) -> bool:
+    return parameter.dim() == 2 and parameter.shape[0] != 40  # 40: the embedding
+
+
+def test_muon_is_for_matrices_of_layers_and_adam_for_the_rest() -> None:
+    muon, adam, ours, theirs = muon_and_adam()
+    before = [parameter.detach().clone() for parameter in ours]
+    for seed in range(3):
+        step(muon, ours, seed)
+        step(adam, theirs, seed)
+    for parameter, other, start in zip(ours, theirs, before, strict=True):
+        assert torch.equal(parameter, other) != is_hidden_matrix(parameter)
+        moved = (parameter - start).square().mean().sqrt()
+        assert 0 < moved < 0.03  # three updates of a size like Adam's
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_muon_is_torchs_muon(weight_decay: float) -> None:
+    """torch.optim.Muon computes in bfloat16, one matrix at a time: updates agree within its rounding."""
+    options = {"lr": 0.01, "weight_decay": weight_decay}
+    _, _, ours, _ = muon_and_adam()
+    others = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": weight_decay}
+    muon = Muon(ours, lr=0.02, lr_ratio=0.5, bfloat16=True, **others)
+    matrices = [number for number, parameter in enumerate(ours) if is_hidden_matrix(parameter)]
+    assert len(matrices) == 3
+    start = {number: ours[number].detach().clone() for number in matrices}
+    theirs = {number: matrix.clone().requires_grad_() for number, matrix in start.items()}
+    reference = torch.optim.Muon(theirs.values(), adjust_lr_fn="match_rms_adamw", momentum=0.95, **options)
+    for seed in range(5):
+        step(muon, ours, seed)
+        for number, parameter in theirs.items():
+            parameter.grad = ours[number].grad
+        reference.step()
+    for number, parameter in theirs.items():
+        way = torch.linalg.vector_norm(parameter - start[number])
+        assert torch.linalg.vector_norm(ours[number] - parameter) < 0.03 * way
+
+
+def test_fairseqs_copies_in_single_precision_keep_the_marks() -> None:
+    _, _, parameters, _ = muon_and_adam()
+    copies = FP16Optimizer.build_fp32_params(None, parameters, flatten=False)
+    kept, marked = (
+        [getattr(p, "param_group", None) == HIDDEN_MATRICES for p in each] for each in (copies, parameters)
+    )
+    assert kept == marked and sum(marked) == 3
+
+
+def test_muon_goes_on_from_its_state() -> None:
+    def run(interrupted: bool) -> list[torch.Tensor]:
+        optimizer, _, parameters, _ = muon_and_adam()
+        for seed in range(4):
+            if interrupted and seed == 2:
+                state = optimizer.state_dict()
+                optimizer = Muon(parameters, lr=0.5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0)
+                optimizer.load_state_dict(state)
+            step(optimizer, parameters, seed)
+        return parameters
+
+    for whole, resumed in zip(run(False), run(True), strict=True):
+        assert torch.equal(whole, resumed)
 
 
 def test_dropout_keeps_the_share_and_the_mean() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from neuron_specialization.fairseq_plugin import shared_gradients
+from neuron_specialization.fairseq_plugin.muon import HIDDEN_MATRICES, FairseqMuon
 from neuron_specialization.fairseq_plugin.optimizer import FairseqFusedAdam
 from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
 
@@ -45,6 +46,7 @@ def one_process(rank: int, processes: int, folder: str) -> None:
     )
     averages(rank, processes)
     in_a_row(rank)
+    shared_work(rank)
     refusals(rank, folder)
     Path(folder, f"done{rank}").touch()
 
@@ -90,6 +92,34 @@ def in_a_row(rank: int) -> None:
         parameter.grad = torch.ones_like(parameter)
     ours.optimizer.multiply_grads(3.0)
     assert all(bool((gradient == 3).all()) for gradient in gradients(ours.params))
+
+
+def shared_work(rank: int) -> None:
+    """Each process orthogonalises a part of the matrices; the update is that of one which does all."""
+    torch.manual_seed(0)
+    shapes = [(8, 8), (8, 24), (24, 8), (8, 8), (8, 8), (8, 8), (8,)]
+    start = [torch.randn(shape) for shape in shapes]
+    made = []
+    for together in (True, False):
+        parameters = [one.clone().requires_grad_() for one in start]
+        for parameter in parameters[:-1]:
+            setattr(parameter, "param_group", HIDDEN_MATRICES)  # noqa: B010
+        optimizer = FairseqMuon(
+            Namespace(**vars(CONFIG), muon_products="auto", muon_lr_ratio=0.5), parameters
+        )
+        for update in range(3):
+            generator = torch.Generator().manual_seed(10 * rank + update)
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.all_reduce_grads(None)
+            if not together:
+                optimizer._muon.shared = None
+            optimizer.step()
+        made.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    torch.testing.assert_close(made[0], made[1])
+    of_first = made[0].clone()
+    distributed.broadcast(of_first, 0)
+    assert torch.equal(made[0], of_first)
 
 
 def refusals(rank: int, folder: str) -> None:

@@ -76,6 +76,8 @@ OTHER_TRAINING: dict[str, Any] = {
     "max_tokens": 999,
     "sentence_multiple": 1,
     "micro_batches": 4,
+    "optimizer": "muon",
+    "muon_lr_ratio": 0.5,
     "lr": 1e-3,
     "scheduler": "linear",
     "warmup_updates": 11,
@@ -114,7 +116,8 @@ def test_the_tables_above_are_complete() -> None:
 
 @pytest.mark.parametrize("key", OTHER_TRAINING)
 def test_every_training_key_reaches_the_trainer(key: str) -> None:
-    assert arguments(recipe(**{key: OTHER_TRAINING[key]})) != arguments(recipe())
+    of_muon = {"optimizer": "muon"} if key.startswith("muon_") else {}
+    assert arguments(recipe(**of_muon, **{key: OTHER_TRAINING[key]})) != arguments(recipe(**of_muon))
 
 
 @pytest.mark.parametrize("key", OTHER_MODEL)
@@ -150,6 +153,18 @@ def test_masks_and_a_fast_pass_need_the_plugin() -> None:
     assert value(masked, "--implementation") == "stock"
     assert value(masked, "--criterion") == "label_smoothed_cross_entropy"
     assert value(masked, "--finetune-from-model") == "model.pt"
+
+
+def test_muon_needs_the_plugin_and_whole_matrices() -> None:
+    stock = arguments(recipe(optimizer="muon", implementation="stock", products="auto"))
+    assert value(stock, "--arch") == "masked_transformer"
+    assert value(stock, "--criterion") == "label_smoothed_cross_entropy"
+    assert value(stock, "--optimizer") == "muon"
+    assert value(stock, "--muon-products") == "auto"
+    assert "--fp16-no-flatten-grads" not in stock
+    for precision in ("fp16", "bf16"):
+        line = arguments(recipe(optimizer="muon", precision=precision), gpus=1)
+        assert "--fp16-no-flatten-grads" in line
 
 
 def test_gpus_keep_the_global_batch() -> None:

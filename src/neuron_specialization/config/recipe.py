@@ -25,7 +25,7 @@ RunName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*(@[0-9]+)?(/[A-Za-z0-9_-]+)?$", max_length=128)
 ]
 
-_YOUNGER_KEYS = ("sentence_multiple",)
+_YOUNGER_KEYS = ("sentence_multiple", "optimizer", "muon_lr_ratio")
 
 
 class Recipe(Section):

@@ -127,6 +127,10 @@ class Training(Section):
     sentence_multiple: Positive = 8
     # micro-batches of one update over all devices: update_freq follows from the number of GPUs
     micro_batches: Positive = 1
+    # muon: the layers' matrices by orthogonalised momentum, the rest by Adam; adam: all, as in the paper
+    optimizer: Literal["adam", "muon"] = "adam"
+    # learning rate of muon's matrices over that of the rest
+    muon_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
     lr: Annotated[float, Field(gt=0)] = 5e-3
     scheduler: Literal["inverse_sqrt", "linear"] = "inverse_sqrt"
     warmup_updates: Annotated[int, Field(ge=0)] = 400

@@ -34,6 +34,7 @@ from neuron_specialization.fairseq_plugin.feed_forward import (
     fused_ffn_serves,
     masked_fc1,
 )
+from neuron_specialization.fairseq_plugin.muon import mark_hidden_matrices
 from neuron_specialization.fast_dropout import DropoutPool
 from neuron_specialization.ffn_plan import Group, group_sentences
 from neuron_specialization.products import Linear, bfloat16_is_faster, bfloat16_linear
@@ -89,6 +90,7 @@ class MaskedTransformer(TransformerModel):
     def build_model(cls, args: Namespace, task: Any) -> MaskedTransformer:
         model = super().build_model(args, task)
         model.implementation = getattr(args, "implementation", None) or "fast"
+        mark_hidden_matrices(model.encoder.layers, model.decoder.layers)
         model.seed = int(getattr(args, "seed", 1))
         products = getattr(args, "products", None) or "fp32"
         model.bfloat16_products = products == "bf16" or (products == "auto" and bfloat16_is_faster())

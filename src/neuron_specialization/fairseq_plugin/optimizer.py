@@ -34,22 +34,24 @@ class FusedAdam(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            by_step: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = 0
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
-                state["step"] += 1
-                by_step.setdefault(state["step"], []).append(
-                    (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-                )
-            for step, entries in by_step.items():
-                self._apply(group, step, entries)
+            self.update(group, [(p, p.grad) for p in group["params"] if p.grad is not None])
         return loss
+
+    def update(self, group: dict[str, Any], given: list[tuple[Tensor, Tensor]]) -> None:
+        """Update these parameters of a group, given with their gradients."""
+        by_step: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
+        for parameter, gradient in given:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = 0
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state["step"] += 1
+            by_step.setdefault(state["step"], []).append(
+                (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+            )
+        for step, entries in by_step.items():
+            self._apply(group, step, entries)
 
     def _apply(
         self, group: dict[str, Any], step: int, entries: list[tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -84,9 +86,12 @@ class FairseqFusedAdam(FairseqAdam):
 
     def __init__(self, cfg: Any, params: Any) -> None:
         super(FairseqAdam, self).__init__(cfg)
-        self._optimizer = FusedAdam(params, **self.optimizer_config)
+        self._optimizer = self.build(params)
         # all gradients in a row, between their averaging and the next update
         self._row: Tensor | None = None
+
+    def build(self, params: Any) -> FusedAdam:
+        return FusedAdam(params, **self.optimizer_config)
 
     @cached_property
     def _shared(self) -> SharedGradients | None:

@@ -32,6 +32,7 @@ class SharedGradients:
 
     def __init__(self, memory: Tensor, parameters: Sequence[Tensor]) -> None:
         processes, rank = distributed.get_world_size(), distributed.get_rank()
+        self._memory, self._rank, self._processes = memory, rank, processes
         self._parameters = parameters
         self._own = _views(memory[rank], parameters)
         # read by this process only: what follows (clipping) changes gradients in place
@@ -39,7 +40,7 @@ class SharedGradients:
         self._gradients = _views(self._result, parameters)
         self._average = memory[-1]
         numbers = memory.shape[1]
-        part = slice(numbers * rank // processes, numbers * (rank + 1) // processes)
+        part = self.share(numbers)
         self._parts = memory[:processes, part].unbind()
         self._part_of_average = memory[-1, part]
 
@@ -83,6 +84,28 @@ class SharedGradients:
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return self._result
+
+    def share(self, count: int, rank: int | None = None) -> slice:
+        """The part of so many pieces of work that is this process's, or that of another rank."""
+        rank = self._rank if rank is None else rank
+        return slice(count * rank // self._processes, count * (rank + 1) // self._processes)
+
+    def complete(self, results: Tensor) -> None:
+        """Fill in what the other processes have worked out; every process must call this.
+
+        Args:
+            results: float32[count, …], contiguous, no more numbers than the parameters have; this process's
+                share of the first dimension is there.
+        """
+        # between two averages nobody needs the places that the gradients were written to
+        own = results[self.share(len(results))]
+        self._memory[self._rank, : own.numel()] = own.view(-1)
+        distributed.barrier()
+        for rank in range(self._processes):
+            if rank != self._rank:
+                others = results[self.share(len(results), rank)]
+                others.view(-1).copy_(self._memory[rank, : others.numel()])
+        distributed.barrier()
 
 
 def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

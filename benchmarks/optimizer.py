@@ -1,0 +1,78 @@
+"""Muon against Adam, each at its learning rate: the loss after equal updates on equal batches, and the time.
+
+Trainings of the demonstration's baseline, scheduled over the updates asked for. The losses are no matter of
+the machine; the seconds of an update are wall time, validations and start-up included.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+from trainer import ADAM, demo_recipe
+
+MUON = {"optimizer": "muon", "muon_lr_ratio": 0.5, "lr": 1e-2, "dropout": 0.0}
+KINDS: dict[str, dict[str, Any]] = {"adam": ADAM, "muon": MUON}
+
+
+def train(options: Any, kind: str, updates: int) -> dict[str, float]:
+    """Train by the project's own command; the last validation and the seconds it took."""
+    recipe = demo_recipe(
+        options.demo,
+        **KINDS[kind],
+        max_updates=updates,
+        validate_every=updates,
+        save_every=updates,
+        warmup_updates=updates // 10,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        command = [
+            sys.executable,
+            "-m",
+            "neuron_specialization",
+            "train",
+            "--recipe",
+            recipe.model_dump_json(),
+        ]
+        flags = ["--data-bin", str(options.demo / "binarized"), "--output", str(folder)]
+        started = time.perf_counter()
+        common.timed_command(
+            [*command, *flags, "--threads", str(options.threads)], output=Path(scratch) / "log"
+        )
+        seconds = time.perf_counter() - started
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [record for record in records if record["kind"] == "valid"][-1]
+    found = {"loss": last["loss"], "nll": last["nll"], "seconds_per_update": seconds / updates}
+    print(kind, updates, found, file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> None:
+    parser = common.arguments(__doc__, demo=True, threads=2)
+    parser.add_argument("--updates", type=int, nargs="+", default=[1000])
+    options = parser.parse_args()
+    common.demo_files(options.demo, "binarized", "training/baseline/model.json")
+    rows, details = [], {}
+    for updates in options.updates:
+        found = {kind: train(options, kind, updates) for kind in KINDS}
+        details[f"{updates} updates"] = found
+        rows += [
+            common.Row(
+                f"validation loss after {updates:,} updates of the demo's baseline, {kind} (bits a token)",
+                f"{found[kind]['loss']:.3f}",
+            )
+            for kind in KINDS
+        ]
+        ratio = found["muon"]["seconds_per_update"] / found["adam"]["seconds_per_update"]
+        rows.append(common.Row("… seconds of an update, muon / adam (once)", f"{ratio:.2f}"))
+    common.write_result("optimizer", rows, details, threads=options.threads)
+
+
+if __name__ == "__main__":
+    main()
