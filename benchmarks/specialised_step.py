@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from trainer import batches_of, demo_recipe, make_trainer
+from trainer import ADAM, batches_of, demo_recipe, make_trainer
 
 LARGE = {"d_model": 512, "d_ff": 2048, "heads": 8}
 AIMS = {"d128": {"single-direction": 0.95, "mixed": 1.0}, "d512": {"single-direction": 0.85, "mixed": 0.9}}
@@ -60,7 +60,7 @@ def measure(
     large = size == "d512"
     layers = {"encoder_layers": options.large_layers, "decoder_layers": options.large_layers}
     model = LARGE | layers if large else {}
-    recipe = demo_recipe(options.demo, model=model, max_tokens=2048 if large else 1024, **training)
+    recipe = demo_recipe(options.demo, model=model, max_tokens=2048 if large else 1024, **(ADAM | training))
     if large:
         recipe = recipe.model_copy(update={"directions": recipe.directions[:4] + recipe.directions[9:13]})
         masks = random_masks(scratch / "masks", recipe.directions, model, 0.7)

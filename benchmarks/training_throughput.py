@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from trainer import demo_recipe
+from trainer import ADAM, demo_recipe
 
 AIM, LOSS_TOLERANCE = 1.7, 0.005
 
@@ -61,7 +61,7 @@ def child(options: Any) -> None:
     from trainer import batches_of, make_trainer, target_tokens
 
     implementation, products = options.child
-    recipe = demo_recipe(options.demo, implementation=implementation, products=products)
+    recipe = demo_recipe(options.demo, **ADAM, implementation=implementation, products=products)
     losses = []
     with tempfile.TemporaryDirectory() as scratch:
         trainer = make_trainer(recipe, options.demo / "binarized", Path(scratch))
@@ -135,7 +135,7 @@ def main() -> None:
         busy(options)
         return
     updates = options.updates
-    settings: dict[str, Any] = {"max_updates": updates, "warmup_updates": min(500, updates // 2)}
+    settings = ADAM | {"max_updates": updates, "warmup_updates": min(500, updates // 2)}
     settings |= {"validate_every": updates, "save_every": updates}
     fast = demo_recipe(options.demo, **settings)
     exact = demo_recipe(options.demo, **settings, products="fp32")

@@ -280,13 +280,17 @@ def test_the_fingerprint_holds_only_what_changes_the_training(change: dict[str, 
     assert recipe_of(config, "ns").fingerprint() == recipe_of(parsed(), "ns").fingerprint()
 
 
-def test_a_younger_key_at_its_default_leaves_older_runs_valid() -> None:
-    plain, full = (recipe_of(parsed(training=training), "ns") for training in ({}, {"sentence_multiple": 1}))
-    assert "sentence_multiple" not in plain.model_dump(mode="json")["training"]
+@pytest.mark.parametrize(
+    ("key", "other"), [("sentence_multiple", 1), ("optimizer", "muon"), ("muon_lr_ratio", 0.5)]
+)
+def test_a_younger_key_at_its_default_leaves_older_runs_valid(key: str, other: object) -> None:
+    plain, full = (recipe_of(parsed(training=training), "ns") for training in ({}, {key: other}))
+    assert key not in plain.model_dump(mode="json")["training"]
     assert full.fingerprint() != plain.fingerprint()
     assert parse_recipe(full.model_dump_json()) == full
-    back = parsed(training={"sentence_multiple": 1}, finetuning={"sentence_multiple": 8})
-    assert back.training_of("ns").sentence_multiple == 8
+    default = getattr(plain.training, key)
+    back = parsed(training={key: other}, finetuning={key: default})
+    assert getattr(back.training_of("ns"), key) == default
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"system": "a"}', "null", "!!python/object:os.system {}"])
@@ -354,18 +358,22 @@ def test_any_value_anywhere_is_accepted_or_refused_with_a_message(key: str, valu
 
 
 def test_the_comparison_is_of_the_demonstrations_systems() -> None:
-    """As configs/comparison.yaml says: the same but for how full a batch is, and so how many updates."""
+    """As configs/comparison.yaml says: the same but for the optimizer and how full a batch is."""
     demo, comparison = (load_config(REPOSITORY / name) for name in ("config.yaml", "configs/comparison.yaml"))
     for key in ("languages", "pivot", "tiers", "corpus", "vocabulary", "model", "testsets"):
         assert getattr(demo, key) == getattr(comparison, key), key
     assert demo.systems.items() <= comparison.systems.items()
-    differing = {"sentence_multiple", "max_updates", "validate_every", "save_every"}
+    batches = {"sentence_multiple", "max_updates", "warmup_updates", "validate_every", "save_every"}
+    optimizer = {"muon_lr_ratio", "dropout"}
     for name, system in demo.systems.items():
         one, other = (config.training_of(name).model_dump() for config in (demo, comparison))
-        also = {"warmup_updates"} if system.init else set()
-        assert {key for key in one if one[key] != other[key]} == differing | also
-        # as many tokens within a percent: batches of any number of sentences hold 11 % more
-        assert other["max_updates"] / one["max_updates"] == pytest.approx(1.11, abs=0.015)
+        also = (
+            set() if system.init else {"optimizer", "lr"}
+        )  # what goes on from the baseline has Adam in both
+        assert {key for key in one if one[key] != other[key]} == batches | optimizer | also
+        assert other["optimizer"] == "adam"
+        if system.init:  # as many tokens within a percent: batches of any number of sentences hold 11 % more
+            assert other["max_updates"] / one["max_updates"] == pytest.approx(1.11, abs=0.015)
 
 
 def test_twice_the_width_goes_on_as_documented() -> None:
@@ -374,4 +382,6 @@ def test_twice_the_width_goes_on_as_documented() -> None:
     comparison = load_config(REPOSITORY / "configs/comparison.yaml")
     for name in ("continued", "ns"):
         assert wide.training_of(name) == comparison.training_of(name)
-    assert wide.training_of("baseline").sentence_multiple == 8
+    assert wide.training_of("baseline") == comparison.training_of("baseline").model_copy(
+        update={"max_updates": 2000, "lr": 1.5e-3, "validate_every": 1000, "save_every": 1000}
+    )
