@@ -4,6 +4,10 @@ Muon (K. Jordan and others, 2024, https://kellerjordan.github.io/posts/muon/) re
 by the nearest matrix whose singular values are equal, so that no direction of it is left behind. The update
 is then scaled to the size of Adam's (J. Liu and others, 2025, arXiv:2502.16982, section 2.2): one learning
 rate can serve both kinds of parameters. Embeddings, biases and norms are not matrices of that kind: Adam.
+
+``torch.optim.Muon`` (what the tests compare with) takes one matrix after the other, and always in bfloat16,
+which is many times slower than float32 on a processor that has no products of it. Here matrices of a shape
+go together, in either, and the processes of a machine share them out.
 """
 
 from collections import defaultdict
@@ -155,7 +159,7 @@ class FairseqMuon(FairseqFusedAdam):
 
 
 def _bfloat16(products: str, parameters: list[Tensor]) -> bool:
-    """The choice for all processes: with different ones their models would drift apart."""
+    """One choice for all processes: with different ones their models would drift apart."""
     if products != "auto":
         return products == "bf16"
     if any(parameter.is_cuda for parameter in parameters):

@@ -2,7 +2,8 @@
 
 On a CPU fairseq adds them up by gloo, whose processes talk over sockets even on one machine. Here each
 process writes its gradients into a place of its own, all wait for each other, and each adds up its part of
-all the gradients. The results are those of gloo, of two processes to the last bit.
+all the gradients. The results are those of gloo, of two processes to the last bit. Between two averages the
+same memory serves to share other work of the update (``complete``).
 """
 
 from __future__ import annotations
