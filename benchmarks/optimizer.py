@@ -16,7 +16,7 @@ from typing import Any
 import common
 from trainer import ADAM, demo_recipe
 
-MUON = {"optimizer": "muon", "muon_lr_ratio": 0.5, "lr": 1e-2, "dropout": 0.0}
+MUON = {"optimizer": "muon", "muon_lr_ratio": 0.5, "lr": 1e-2, "dropout": 0.05}
 KINDS: dict[str, dict[str, Any]] = {"adam": ADAM, "muon": MUON}
 
 
