@@ -1,4 +1,4 @@
-"""Muon (without dropout) against Adam at their learning rates: loss after equal updates on equal batches, time.
+"""Muon (without dropout) and Adam at their learning rates: loss after equal updates, and the time.
 
 Trainings of the demonstration's baseline, scheduled over the updates asked for. The losses are no matter of
 the machine; the seconds of an update are wall time, validations and start-up included.
