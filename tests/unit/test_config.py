@@ -366,9 +366,8 @@ def test_the_comparison_is_of_the_demonstrations_systems() -> None:
     batches = {"sentence_multiple", "max_updates", "warmup_updates", "validate_every", "save_every"}
     for name, system in demo.systems.items():
         one, other = (config.training_of(name).model_dump() for config in (demo, comparison))
-        also = (
-            set() if system.init else {"optimizer", "lr"}
-        )  # what goes on from the baseline has Adam in both
+        # what goes on from the baseline has Adam in both
+        also = set() if system.init else {"optimizer", "lr"}
         assert {key for key in one if one[key] != other[key]} == batches | {"muon_lr_ratio"} | also
         assert other["optimizer"] == "adam"
         if system.init:  # as many tokens within a percent: batches of any number of sentences hold 11 % more
