@@ -32,18 +32,21 @@ class SharedGradients:
     """
 
     def __init__(self, memory: Tensor, parameters: Sequence[Tensor]) -> None:
-        processes, rank = distributed.get_world_size(), distributed.get_rank()
-        self._memory, self._rank, self._processes = memory, rank, processes
+        rank = distributed.get_rank()
+        self._memory, self._rank = memory, rank
         self._parameters = parameters
         self._own = _views(memory[rank], parameters)
         # read by this process only: what follows (clipping) changes gradients in place
         self._result = torch.empty_like(memory[-1])
         self._gradients = _views(self._result, parameters)
-        self._average = memory[-1]
-        numbers = memory.shape[1]
-        part = self.share(numbers)
-        self._parts = memory[:processes, part].unbind()
+        part = self.share(memory.shape[1])
+        self._parts = memory[:-1, part].unbind()
         self._part_of_average = memory[-1, part]
+
+    @property
+    def processes(self) -> int:
+        """How many there are; each has a row of the memory."""
+        return len(self._memory) - 1
 
     @classmethod
     def agreed(cls, parameters: Sequence[Tensor]) -> Self | None:
@@ -81,7 +84,7 @@ class SharedGradients:
         total /= len(self._parts)
         distributed.barrier()
         # nobody writes there again before all have come to the next update's first barrier
-        self._result.copy_(self._average)
+        self._result.copy_(self._memory[-1])
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return self._result
@@ -89,7 +92,7 @@ class SharedGradients:
     def share(self, count: int, rank: int | None = None) -> slice:
         """The part of so many pieces of work that is this process's, or that of another rank."""
         rank = self._rank if rank is None else rank
-        return slice(count * rank // self._processes, count * (rank + 1) // self._processes)
+        return slice(count * rank // self.processes, count * (rank + 1) // self.processes)
 
     def complete(self, results: Tensor) -> None:
         """Fill in what the other processes have worked out; every process must call this.
@@ -102,7 +105,7 @@ class SharedGradients:
         own = results[self.share(len(results))]
         self._memory[self._rank, : own.numel()] = own.view(-1)
         distributed.barrier()
-        for rank in range(self._processes):
+        for rank in range(self.processes):
             if rank != self._rank:
                 others = results[self.share(len(results), rank)]
                 others.view(-1).copy_(self._memory[rank, : others.numel()])
