@@ -10,6 +10,7 @@ which is many times slower than float32 on a processor that has no products of i
 go together, in either, and the processes of a machine share them out.
 """
 
+# no `from __future__ import annotations`: fairseq reads the types of MuonConfig's fields
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, distributed, nn
 
 from neuron_specialization.fairseq_plugin.optimizer import FairseqFusedAdam, FusedAdam
 from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
-from neuron_specialization.products import bfloat16_is_faster
+from neuron_specialization.products import in_bfloat16
 
 # what fairseq's copies in single precision keep of a parameter's attributes is this one (FP16Optimizer)
 HIDDEN_MATRICES = "hidden_matrices"
@@ -44,7 +45,7 @@ def mark_hidden_matrices(*stacks: nn.Module) -> None:
                 setattr(module.weight, "param_group", HIDDEN_MATRICES)  # noqa: B010 (no attribute of a Tensor)
 
 
-def orthogonalised(matrices: Tensor, *, bfloat16: bool = False, steps: int = STEPS) -> Tensor:
+def orthogonalised(matrices: Tensor, *, bfloat16: bool = False) -> Tensor:
     """Return the matrices with their singular values made about equal.
 
     Five steps of a Newton-Schulz iteration with a polynomial of degree five; singular values end between
@@ -53,7 +54,6 @@ def orthogonalised(matrices: Tensor, *, bfloat16: bool = False, steps: int = STE
     Args:
         matrices: float[n, rows, columns], rows ≤ columns.
         bfloat16: compute in it; what that loses is less than the spread.
-        steps: of the iteration.
 
     Returns:
         The same shape and dtype.
@@ -62,7 +62,7 @@ def orthogonalised(matrices: Tensor, *, bfloat16: bool = False, steps: int = STE
     norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
     x = matrices / (norms + 1e-7)
     x = x.bfloat16() if bfloat16 else x
-    for _ in range(steps):
+    for _ in range(STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(matrices.dtype)
@@ -131,7 +131,6 @@ def _wide(matrix: Tensor) -> Tensor:
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
-# fairseq reads the types of the fields: no `from __future__ import annotations` in this module
 @dataclass
 class MuonConfig(FairseqAdamConfig):
     muon_products: ChoiceEnum(["fp32", "bf16", "auto"]) = field(  # type: ignore[valid-type]
@@ -160,11 +159,11 @@ class FairseqMuon(FairseqFusedAdam):
 
 def _bfloat16(products: str, parameters: list[Tensor]) -> bool:
     """One choice for all processes: with different ones their models would drift apart."""
-    if products != "auto":
-        return products == "bf16"
-    if any(parameter.is_cuda for parameter in parameters):
+    if products == "auto" and any(parameter.is_cuda for parameter in parameters):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    faster = torch.tensor(float(bfloat16_is_faster()))
-    if distributed.is_initialized():
-        distributed.broadcast(faster, 0)
-    return bool(faster)
+    chosen = in_bfloat16(products)
+    if products == "auto" and distributed.is_initialized():
+        measured = torch.tensor(float(chosen))
+        distributed.broadcast(measured, 0)
+        chosen = bool(measured)
+    return chosen
