@@ -1,4 +1,4 @@
-"""Muon (without dropout) and Adam at their learning rates: loss after equal updates, and the time.
+"""Muon and Adam at their learning rates: loss after equal updates, and the time.
 
 Trainings of the demonstration's baseline, scheduled over the updates asked for. The losses are no matter of
 the machine; the seconds of an update are wall time, validations and start-up included.
@@ -6,22 +6,20 @@ the machine; the seconds of an update are wall time, validations and start-up in
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import common
-from trainer import ADAM, demo_recipe
+from trainer import ADAM, demo_recipe, train
 
-MUON = {"optimizer": "muon", "muon_lr_ratio": 0.5, "lr": 1e-2, "dropout": 0.0}
+MUON = {"optimizer": "muon", "muon_lr_ratio": 0.5, "lr": 1e-2, "dropout": 0.05}
 KINDS: dict[str, dict[str, Any]] = {"adam": ADAM, "muon": MUON}
 
 
-def train(options: Any, kind: str, updates: int) -> dict[str, float]:
-    """Train by the project's own command; the last validation and the seconds it took."""
+def trained(options: Any, kind: str, updates: int) -> dict[str, float]:
+    """Train by one of them; the last validation, and the seconds of an update."""
     recipe = demo_recipe(
         options.demo,
         **KINDS[kind],
@@ -31,24 +29,9 @@ def train(options: Any, kind: str, updates: int) -> dict[str, float]:
         warmup_updates=updates // 10,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        command = [
-            sys.executable,
-            "-m",
-            "neuron_specialization",
-            "train",
-            "--recipe",
-            recipe.model_dump_json(),
-        ]
-        flags = ["--data-bin", str(options.demo / "binarized"), "--output", str(folder)]
-        started = time.perf_counter()
-        common.timed_command(
-            [*command, *flags, "--threads", str(options.threads)], output=Path(scratch) / "log"
-        )
-        seconds = time.perf_counter() - started
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        records, sample = train(recipe, options.demo / "binarized", Path(scratch) / "model", options.threads)
     last = [record for record in records if record["kind"] == "valid"][-1]
-    found = {"loss": last["loss"], "nll": last["nll"], "seconds_per_update": seconds / updates}
+    found = {"loss": last["loss"], "nll": last["nll"], "seconds_per_update": sample.wall / updates}
     print(kind, updates, found, file=sys.stderr, flush=True)
     return found
 
@@ -60,7 +43,7 @@ def main() -> None:
     common.demo_files(options.demo, "binarized", "training/baseline/model.json")
     rows, details = [], {}
     for updates in options.updates:
-        found = {kind: train(options, kind, updates) for kind in KINDS}
+        found = {kind: trained(options, kind, updates) for kind in KINDS}
         details[f"{updates} updates"] = found
         rows += [
             common.Row(

@@ -1,14 +1,20 @@
-"""fairseq's Trainer inside this process: the very step ``fairseq-train`` makes, one call each."""
+"""Trainings to measure: the `train` command, or fairseq's Trainer inside this process.
+
+The Trainer makes the very step ``fairseq-train`` makes, one call each.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import common
 
 from neuron_specialization.config import Recipe
 from neuron_specialization.trainer_arguments import Resources, trainer_arguments
@@ -23,6 +29,17 @@ def demo_recipe(demo: Path, *, model: dict[str, Any] | None = None, **training: 
     recipe["training"] |= training
     recipe["model"] |= model or {}
     return Recipe.model_validate(recipe)
+
+
+def train(
+    recipe: Recipe, data_bin: Path, folder: Path, threads: int
+) -> tuple[list[dict[str, Any]], common.Sample]:
+    """Train as a user does, by the `train` command; its records, and the time of it all."""
+    command = [sys.executable, "-m", "neuron_specialization", "train", "--recipe", recipe.model_dump_json()]
+    flags = ["--data-bin", str(data_bin), "--output", str(folder), "--threads", str(threads)]
+    sample = common.timed_command([*command, *flags], output=folder.parent / f"{folder.name}.log")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines], sample
 
 
 def make_trainer(recipe: Recipe, data_bin: Path, scratch: Path, masks: Path | None = None) -> Any:

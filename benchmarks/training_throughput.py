@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from trainer import ADAM, demo_recipe
+from trainer import ADAM, demo_recipe, train
 
 AIM, LOSS_TOLERANCE = 1.7, 0.005
 
@@ -47,11 +47,8 @@ def run_stock(recipe: Any, data_bin: Path, folder: Path, threads: int) -> list[d
 
 def run_ours(recipe: Any, data_bin: Path, folder: Path, threads: int) -> list[dict[str, float]]:
     """`train`; return its training records."""
-    command = [sys.executable, "-m", "neuron_specialization", "train", "--recipe", recipe.model_dump_json()]
-    flags = ["--data-bin", str(data_bin), "--output", str(folder), "--threads", str(threads)]
-    common.timed_command([*command, *flags], output=folder.parent / f"{folder.name}.log")
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [record for line in lines if (record := json.loads(line))["kind"] == "train"]
+    records, _ = train(recipe, data_bin, folder, threads)
+    return [record for record in records if record["kind"] == "train"]
 
 
 def child(options: Any) -> None:
