@@ -68,7 +68,6 @@ def page(results: Path) -> str:
             machines.append(
                 f"- `{name}`: `{result['command']}`; {found['processor']}, {found['cores']} cores{threads},"
                 f" load {found['load_average']} at the end, Python {found['python']}, torch {found['torch']}"
-                f"{'; ' + note if (note := result['details'].get('note')) else ''}"
             )
     return text + "\nMeasured with:\n\n" + "\n".join(machines) + "\n"
 
