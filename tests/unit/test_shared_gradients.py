@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from neuron_specialization.fairseq_plugin import muon as muon_module
 from neuron_specialization.fairseq_plugin import shared_gradients
 from neuron_specialization.fairseq_plugin.muon import HIDDEN_MATRICES, FairseqMuon
 from neuron_specialization.fairseq_plugin.optimizer import FairseqFusedAdam
@@ -47,10 +48,14 @@ def one_process(rank: int, processes: int, folder: str) -> None:
     )
     averages(rank, processes)
     in_a_row(rank)
-    shared_work(rank)
+    # given, not measured: what a busy machine measures changes from one optimizer to the next
+    for products in ("fp32", "bf16"):
+        shared_work(rank, products)
+    one_choice(rank)
     refusals(rank, folder)
     Path(folder, f"done{rank}").touch()
-    # all has been seen; once in some ten times torch aborts while it unloads its libraries at the exit
+    # All has been seen. A thread of gloo that lets go of its last tensor while Python ends aborts the process
+    # (seen in a core file; ending the process group does not end the threads): so no such end.
     distributed.barrier()
     os._exit(0)
 
@@ -98,7 +103,11 @@ def in_a_row(rank: int) -> None:
     assert all(bool((gradient == 3).all()) for gradient in gradients(ours.params))
 
 
-def shared_work(rank: int) -> None:
+def muon(parameters: list[torch.Tensor], products: str) -> FairseqMuon:
+    return FairseqMuon(Namespace(**vars(CONFIG), muon_products=products, muon_lr_ratio=0.5), parameters)
+
+
+def shared_work(rank: int, products: str) -> None:
     """Each process orthogonalises a part of the matrices; the update is that of one which does all."""
     torch.manual_seed(0)
     shapes = [(8, 8), (8, 24), (24, 8), (8, 8), (8, 8), (8, 8), (8,)]
@@ -108,9 +117,7 @@ def shared_work(rank: int) -> None:
         parameters = [one.clone().requires_grad_() for one in start]
         for parameter in parameters[:-1]:
             setattr(parameter, "param_group", HIDDEN_MATRICES)  # noqa: B010
-        optimizer = FairseqMuon(
-            Namespace(**vars(CONFIG), muon_products="auto", muon_lr_ratio=0.5), parameters
-        )
+        optimizer = muon(parameters, products)
         for update in range(3):
             generator = torch.Generator().manual_seed(10 * rank + update)
             for parameter in parameters:
@@ -124,6 +131,13 @@ def shared_work(rank: int) -> None:
     of_first = made[0].clone()
     distributed.broadcast(of_first, 0)
     assert torch.equal(made[0], of_first)
+
+
+def one_choice(rank: int) -> None:
+    """Where a machine's processes measure different speeds, all compute as the first one says."""
+    for first in (True, False):
+        muon_module.in_bfloat16 = lambda products, first=first: first is (rank == 0)
+        assert muon([torch.zeros(3, 3, requires_grad=True)], "auto")._muon._bfloat16 is first
 
 
 def refusals(rank: int, folder: str) -> None:
