@@ -72,11 +72,6 @@ def bfloat16_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return result
 
 
-def in_bfloat16(products: str) -> bool:
-    """What ``fp32``, ``bf16`` or ``auto`` (bf16 where this CPU is faster so) comes to here."""
-    return products == "bf16" or (products == "auto" and bfloat16_is_faster())
-
-
 def bfloat16_is_faster(rows: int = 2048, width: int = 128, out: int = 512) -> bool:
     """Measure on this machine, in some milliseconds, whether bfloat16 products are worthwhile."""
     x, weight = torch.randn(rows, width), torch.randn(out, width)

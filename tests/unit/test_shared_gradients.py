@@ -136,7 +136,7 @@ def shared_work(rank: int, products: str) -> None:
 def one_choice(rank: int) -> None:
     """Where a machine's processes measure different speeds, all compute as the first one says."""
     for first in (True, False):
-        muon_module.in_bfloat16 = lambda products, first=first: first is (rank == 0)
+        muon_module.bfloat16_is_faster = lambda first=first: first is (rank == 0)
         assert muon([torch.zeros(3, 3, requires_grad=True)], "auto")._muon._bfloat16 is first
 
 

@@ -37,7 +37,7 @@ from neuron_specialization.fairseq_plugin.feed_forward import (
 from neuron_specialization.fairseq_plugin.muon import mark_hidden_matrices
 from neuron_specialization.fast_dropout import DropoutPool
 from neuron_specialization.ffn_plan import Group, group_sentences
-from neuron_specialization.products import Linear, bfloat16_linear, in_bfloat16
+from neuron_specialization.products import Linear, bfloat16_is_faster, bfloat16_linear
 
 
 class MaskedEncoderLayer(TransformerEncoderLayerBase):
@@ -92,7 +92,8 @@ class MaskedTransformer(TransformerModel):
         model.implementation = getattr(args, "implementation", None) or "fast"
         mark_hidden_matrices(model.encoder.layers, model.decoder.layers)
         model.seed = int(getattr(args, "seed", 1))
-        model.bfloat16_products = in_bfloat16(getattr(args, "products", None) or "fp32")
+        products = getattr(args, "products", None) or "fp32"
+        model.bfloat16_products = products == "bf16" or (products == "auto" and bfloat16_is_faster())
         model._check_fast_is_exact()
         directions = list(getattr(args, "mask_directions", None) or [])
         if directions:

@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 
 from neuron_specialization.fairseq_plugin.optimizer import FairseqFusedAdam, FusedAdam
 from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
-from neuron_specialization.products import in_bfloat16
+from neuron_specialization.products import bfloat16_is_faster
 
 # what fairseq's copies in single precision keep of a parameter's attributes is this one (FP16Optimizer)
 HIDDEN_MATRICES = "hidden_matrices"
@@ -159,11 +159,11 @@ class FairseqMuon(FairseqFusedAdam):
 
 def _bfloat16(products: str, parameters: list[Tensor]) -> bool:
     """One choice for all processes: with different ones their models would drift apart."""
-    if products == "auto" and any(parameter.is_cuda for parameter in parameters):
+    if products != "auto":
+        return products == "bf16"
+    if any(parameter.is_cuda for parameter in parameters):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    chosen = in_bfloat16(products)
-    if products == "auto" and distributed.is_initialized():
-        measured = torch.tensor(float(chosen))
-        distributed.broadcast(measured, 0)
-        chosen = bool(measured)
-    return chosen
+    faster = torch.tensor(float(bfloat16_is_faster()))
+    if distributed.is_initialized():
+        distributed.broadcast(faster, 0)
+    return bool(faster)
