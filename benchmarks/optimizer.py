@@ -14,8 +14,8 @@ from typing import Any
 import common
 from trainer import ADAM, demo_recipe, train
 
-MUON = {"optimizer": "muon", "muon_lr_ratio": 0.5, "lr": 1e-2, "dropout": 0.05}
-KINDS: dict[str, dict[str, Any]] = {"adam": ADAM, "muon": MUON}
+MUON = ADAM | {"optimizer": "muon", "muon_lr_ratio": 0.5, "lr": 1e-2}
+KINDS = {"adam": ADAM, "muon": MUON}
 
 
 def trained(options: Any, kind: str, updates: int) -> dict[str, float]:

@@ -44,8 +44,8 @@ class SharedGradients:
         self._part_of_average = memory[-1, part]
 
     @property
-    def processes(self) -> int:
-        """How many there are; each has a row of the memory."""
+    def _processes(self) -> int:
+        # each has a row of the memory; the last is for the results
         return len(self._memory) - 1
 
     @classmethod
@@ -81,7 +81,7 @@ class SharedGradients:
         torch.add(self._parts[0], self._parts[1], out=total)
         for part in self._parts[2:]:
             total += part
-        total /= len(self._parts)
+        total /= self._processes
         distributed.barrier()
         # nobody writes there again before all have come to the next update's first barrier
         self._result.copy_(self._memory[-1])
@@ -92,7 +92,7 @@ class SharedGradients:
     def share(self, count: int, rank: int | None = None) -> slice:
         """The part of so many pieces of work that is this process's, or that of another rank."""
         rank = self._rank if rank is None else rank
-        return slice(count * rank // self.processes, count * (rank + 1) // self.processes)
+        return slice(count * rank // self._processes, count * (rank + 1) // self._processes)
 
     def complete(self, results: Tensor) -> None:
         """Fill in what the other processes have worked out; every process must call this.
@@ -105,7 +105,7 @@ class SharedGradients:
         own = results[self.share(len(results))]
         self._memory[self._rank, : own.numel()] = own.view(-1)
         distributed.barrier()
-        for rank in range(self.processes):
+        for rank in range(self._processes):
             if rank != self._rank:
                 others = results[self.share(len(results), rank)]
                 others.view(-1).copy_(self._memory[rank, : others.numel()])
