@@ -78,7 +78,7 @@ fuzz: env  ## CASES=10000 hostile inputs for each parser
 	FUZZ_CASES=$(CASES) $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/fuzz
 
 # in the order of the page; each says what it needs (most: a finished `make demo`)
-BENCHMARKS := training_throughput optimizer specialised_step ffn_layer memory data_loading \
+BENCHMARKS := training_throughput waiting optimizer specialised_step ffn_layer memory data_loading \
   activations masks_paper_size published_table translation startup
 BENCH ?= $(BENCHMARKS)
 

@@ -14,6 +14,7 @@ from common import RESULTS, ROOT
 ORDER = (
     *(
         "training_throughput",
+        "waiting",
         "optimizer",
         "specialised_step_d128",
         "specialised_step_d512",

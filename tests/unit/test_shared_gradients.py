@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.distributed import utils as distributed_utils
 from torch import distributed, multiprocessing
 
 from neuron_specialization.fairseq_plugin import muon as muon_module
@@ -47,6 +48,7 @@ def one_process(rank: int, processes: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes
     )
     averages(rank, processes)
+    statistics(rank)
     in_a_row(rank)
     # given, not measured: what a busy machine measures changes from one optimizer to the next
     for products in ("fp32", "bf16"):
@@ -78,6 +80,26 @@ def averages(rank: int, processes: int) -> None:
         for parameter in kept:
             assert parameter.grad is not None
             parameter.grad *= rank + 2
+
+
+def statistics(rank: int) -> None:
+    """Once gradients are shared, the few numbers that fairseq's trainer sums in every update are, too."""
+    FairseqFusedAdam(CONFIG, parameters_of(rank, 0)).all_reduce_grads(None)
+    called = []
+    distributed.all_reduce, stock = lambda *given, **named: called.append(1), distributed.all_reduce
+    for update in range(3):
+        data = {"loss": torch.tensor(0.1 * (rank + 1) + update), "tokens": 7 * rank + update}
+        summed = distributed_utils.all_reduce_dict(data, torch.device("cpu"), None)
+        processes = range(distributed.get_world_size())
+        assert float(summed["loss"]) == pytest.approx(sum(0.1 * (one + 1) + update for one in processes))
+        assert summed["tokens"] == sum(7 * one + update for one in processes)
+    assert called == []
+    # single precision, a maximum, many numbers: as ever
+    distributed_utils.all_reduce(torch.ones(2), None)
+    distributed_utils.all_reduce(torch.ones(2).double(), None, op="max")
+    distributed_utils.all_reduce(torch.ones(10_000).double(), None)
+    assert len(called) == 3
+    distributed.all_reduce = stock
 
 
 def in_a_row(rank: int) -> None:

@@ -12,11 +12,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from torch import Tensor
 
+from neuron_specialization.fairseq_plugin.local_group import summing_by
 from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
+
+_ALL_REDUCE = distributed_utils.all_reduce
 
 
 class FusedAdam(torch.optim.Optimizer):
@@ -95,7 +99,11 @@ class FairseqFusedAdam(FairseqAdam):
 
     @cached_property
     def _shared(self) -> SharedGradients | None:
-        return SharedGradients.agreed(list(self.params))
+        shared = SharedGradients.agreed(list(self.params))
+        if shared is not None:
+            # the trainer, which adds up tokens and losses in every update, looks for it there
+            distributed_utils.all_reduce = summing_by(shared.group, _ALL_REDUCE)
+        return shared
 
     def all_reduce_grads(self, module: Any) -> None:
         """As fairseq's; the processes of one machine through shared memory."""

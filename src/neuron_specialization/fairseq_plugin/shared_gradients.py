@@ -1,9 +1,9 @@
 """Averaging gradients over the processes of one machine through memory that they share.
 
 On a CPU fairseq adds them up by gloo, whose processes talk over sockets even on one machine. Here each
-process writes its gradients into a place of its own, all wait for each other, and each adds up its part of
-all the gradients. The results are those of gloo, of two processes to the last bit. Between two averages the
-same memory serves to share other work of the update (``complete``).
+process writes its gradients into a place of its own, all wait for each other (local_group.py), and each adds
+up its part of all the gradients. The results are those of gloo, of two processes to the last bit. Between
+two averages the same memory serves to share other work of the update (``complete``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Self
 import torch
 from torch import Tensor, distributed
 
+from neuron_specialization.fairseq_plugin.local_group import LocalGroup
+
 MEMORY = Path("/dev/shm")
 # of more than this the sum itself takes longer than its way, and a copy for each process is a lot to ask for
 MOST_BYTES = 1 << 30
@@ -29,10 +31,12 @@ class SharedGradients:
     Args:
         memory: float32[processes + 1, numbers], the same memory in every process; last row: results.
         parameters: float32, on the CPU, in the same order in every process.
+        group: the processes.
     """
 
-    def __init__(self, memory: Tensor, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, memory: Tensor, parameters: Sequence[Tensor], group: LocalGroup) -> None:
         rank = distributed.get_rank()
+        self.group = group
         self._memory, self._rank = memory, rank
         self._parameters = parameters
         self._own = _views(memory[rank], parameters)
@@ -63,7 +67,7 @@ class SharedGradients:
         memory = _common_memory(
             distributed.get_world_size() + 1, sum(parameter.numel() for parameter in parameters)
         )
-        return cls(memory, parameters) if memory is not None else None
+        return cls(memory, parameters, LocalGroup.gathered(MEMORY)) if memory is not None else None
 
     def average(self) -> Tensor:
         """Replace the gradients of every process by their average; what has no gradient counts as 0.
@@ -76,13 +80,13 @@ class SharedGradients:
                 place.zero_()
         own = [place for place, p in zip(self._own, self._parameters, strict=True) if p.grad is not None]
         torch._foreach_copy_(own, [p.grad for p in self._parameters if p.grad is not None])
-        distributed.barrier()
+        self.group.barrier()
         total = self._part_of_average
         torch.add(self._parts[0], self._parts[1], out=total)
         for part in self._parts[2:]:
             total += part
         total /= self._processes
-        distributed.barrier()
+        self.group.barrier()
         # nobody writes there again before all have come to the next update's first barrier
         self._result.copy_(self._memory[-1])
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
@@ -104,12 +108,12 @@ class SharedGradients:
         # between two averages nobody needs the places that the gradients were written to
         own = results[self.share(len(results))]
         self._memory[self._rank, : own.numel()] = own.view(-1)
-        distributed.barrier()
+        self.group.barrier()
         for rank in range(self._processes):
             if rank != self._rank:
                 others = results[self.share(len(results), rank)]
                 others.view(-1).copy_(self._memory[rank, : others.numel()])
-        distributed.barrier()
+        self.group.barrier()
 
 
 def _views(row: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
