@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.files import atomic_text, read_json
-from neuron_specialization.progress import read_metrics
+from neuron_specialization.files import atomic_text
 from neuron_specialization.run_names import split_run
 from neuron_specialization.tables import ALL, DirectionGroup, controls_of, direction_sets
+from neuron_specialization.training_curves import read_runs
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class RunLosses:
         run: its name.
         losses: update → direction → bits a target token.
         published: the update of its model.pt.
+        origin: the run that it goes on from.
+        start: the updates that run's model had behind it.
     """
 
     run: str
     losses: dict[int, dict[str, float]]
     published: int
+    origin: str | None = None
+    start: int = 0
 
     def at_published(self, directions: Sequence[str]) -> list[float] | None:
         """The losses of the published model, or None where one is not known."""
@@ -50,39 +54,40 @@ def read_losses(training: Path, runs: Sequence[str]) -> list[RunLosses]:
     Raises:
         TrainingError: a run is not finished.
     """
-    result = []
     for run in runs:
         folder = training / run
         if not (folder / "model.json").is_file() or not (folder / "metrics.jsonl").is_file():
             raise TrainingError("this system is not trained yet", where=folder, hint="run the workflow")
+    result = []
+    for found in read_runs(training, runs):
         losses = {
             record["update"]: {name: float(value) for name, value in record["nll_by_direction"].items()}
-            for record in read_metrics(folder / "metrics.jsonl")
+            for record in found.records
             if record["kind"] == "valid" and "nll_by_direction" in record
         }
-        result.append(RunLosses(run, losses, int(read_json(folder / "model.json")["updates"] or 0)))
+        result.append(RunLosses(found.system, losses, found.updates or 0, found.origin, found.start))
     return result
 
 
 def write_perplexity_csv(
     path: str | Path, runs: Sequence[RunLosses], groups: Sequence[DirectionGroup], seed: int | None
 ) -> None:
-    """Write one row per run, direction and validation: nll (bits), 2^nll, and whether it is model.pt's."""
+    """Write one row per run, direction and validation (docs/architecture.md has the columns)."""
     fields = ["system", "seed", "direction", "group", "tier", "branch"]
     with atomic_text(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*fields, "update", "nll", "perplexity", "published"])
+        writer.writerow([*fields, "update", "nll", "perplexity", "published", "from", "start"])
         for run in runs:
             system, own_seed = split_run(run.run)
             shown = own_seed if own_seed is not None else "" if seed is None else seed
+            origin = [split_run(run.origin)[0] if run.origin else "", run.start]
             for row in groups:
                 for update, losses in sorted(run.losses.items()):
                     if row.direction in losses:
                         nll = losses[row.direction]
                         place = [system, shown, row.direction, row.group, row.tier, row.branch]
-                        writer.writerow(
-                            [*place, update, f"{nll:.4f}", f"{2**nll:.3f}", int(update == run.published)]
-                        )
+                        loss = [f"{nll:.4f}", f"{2**nll:.3f}", int(update == run.published)]
+                        writer.writerow([*place, update, *loss, *origin])
 
 
 @dataclass(frozen=True)

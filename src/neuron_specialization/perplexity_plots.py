@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,50 @@ _PANELS = 24
 _COLUMNS = 6
 
 
+Point = tuple[float, float]
+
+
+def read_curves(table: str | Path) -> dict[str, dict[str, list[Point]]]:
+    """Read validation losses over training, means over seeds.
+
+    Args:
+        table: ``R/tables/perplexity.csv``.
+
+    Returns:
+        direction (or ``group, tier``, where they are many) → system → points (updates, bits a target piece).
+        A system that goes on from another begins with that one's published model, at the updates it had.
+
+    Raises:
+        ScoringError: the table is missing.
+    """
+    try:
+        with Path(table).open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    except FileNotFoundError:
+        raise ScoringError("the table of perplexities is missing", where=table) from None
+    by_direction = len({row["direction"] for row in rows}) <= _PANELS
+    panels: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        panel = row["direction"] if by_direction else f"{row['group']}, {row['tier']}"
+        panels[panel][row["system"]].append(row)
+    return {
+        panel: {name: _curve(of_system, of_panel) for name, of_system in of_panel.items()}
+        for panel, of_panel in panels.items()
+    }
+
+
+def _curve(rows: Sequence[dict[str, str]], of_panel: Mapping[str, Sequence[dict[str, str]]]) -> list[Point]:
+    losses: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        losses[int(row["update"])].append(float(row["nll"]))
+    # tables of earlier versions do not tell where a run started
+    start = fmean(int(row.get("start") or 0) for row in rows)
+    points = [(start + update, fmean(found)) for update, found in sorted(losses.items())]
+    of_origin = of_panel.get(rows[0].get("from", ""), [])
+    ended = [float(row["nll"]) for row in of_origin if row["published"] == "1"]
+    return [(start, fmean(ended)), *points] if ended else points
+
+
 def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
     """Draw validation loss in bits against updates: a panel a direction, a line a system (mean over seeds).
 
@@ -26,24 +70,12 @@ def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
         folder: where to; the file is ``perplexity``.
 
     Raises:
-        ScoringError: the table is missing or has no row.
+        ScoringError: the table is missing.
     """
-    try:
-        with Path(table).open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-    except FileNotFoundError:
-        raise ScoringError("the table of perplexities is missing", where=table) from None
-    if not rows:
+    curves = read_curves(table)
+    if not curves:
         return say_instead(folder, "perplexity", "The trainings logged no loss by direction.", 0.8)
-    names = list(dict.fromkeys(row["direction"] for row in rows))
-    by_direction = len(names) <= _PANELS
-    curves: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
-    for row in rows:
-        panel = row["direction"] if by_direction else f"{row['group']}, {row['tier']}"
-        curves[panel][row["system"]][int(row["update"])].append(float(row["nll"]))
-    systems = list(dict.fromkeys(row["system"] for row in rows))
+    systems = list(dict.fromkeys(system for of_panel in curves.values() for system in of_panel))
     columns = min(_COLUMNS, len(curves))
     lines = math.ceil(len(curves) / columns)
     figure, axes = new_figure(
@@ -52,10 +84,10 @@ def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
     for place, (name, of_panel) in enumerate(curves.items()):
         axis = axes[place // columns, place % columns]
         for index, system in enumerate(systems):
-            points = sorted(of_panel[system].items())
+            points = of_panel.get(system, [])
             axis.plot(
-                [update for update, _ in points],
-                [fmean(values) for _, values in points],
+                [updates for updates, _ in points],
+                [loss for _, loss in points],
                 marker=MARKS[index % len(MARKS)],
                 markersize=2.5,
                 **(style_of(index) | {"linewidth": 1.0}),

@@ -47,6 +47,7 @@ def results(tmp_path: Path) -> Path:
         folder = tmp_path / "training" / run
         folder.mkdir(parents=True)
         facts = {"parameters": 1000, "updates": 20, "directions": ["en-de", "de-en"], "fingerprint": "f"}
+        facts |= {"model_sha256": run, "inputs": {} if run == "baseline" else {"init": "baseline"}}
         (folder / "model.json").write_text(json.dumps(facts))
         records: list[dict[str, Any]] = []
         for update, tokens, (first, second) in ((10, 100, losses[0]), (20, 120, losses[1])):
@@ -174,6 +175,7 @@ def test_perplexity_command(results: Path, capsys: pytest.CaptureFixture[str]) -
     assert [row[key] for key in ("system", "seed", "direction", "update")] == ["ns", "222", "en-de", "20"]
     assert (row["nll"], row["perplexity"], row["published"]) == ("3.5000", "11.314", "1")
     assert [row["published"] for row in rows[:4]] == ["0", "1", "0", "1"]
+    assert [(row["from"], row["start"]) for row in (rows[0], rows[9])] == [("", "0"), ("baseline", "20")]
     gaps = list(csv.DictReader((results / "interference.csv").open(encoding="utf-8")))
     whole = [
         row for row in gaps if (row["system"], row["control"], row["group"]) == ("ns", "continued", "all")

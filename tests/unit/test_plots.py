@@ -17,10 +17,12 @@ from neuron_specialization.errors import MaskError, TrainingError
 from neuron_specialization.mask_plots import layer_label, plot_masks
 from neuron_specialization.masks import LayerMasks
 from neuron_specialization.overlap import overlap
-from neuron_specialization.plots import plot_training, read_runs
+from neuron_specialization.perplexity_plots import read_curves
+from neuron_specialization.plots import plot_training
 from neuron_specialization.score_plots import SweepPoint, plot_deltas, plot_sweep
 from neuron_specialization.structure_plots import plot_clusters, plot_sharing
 from neuron_specialization.tables import DirectionGroup
+from neuron_specialization.training_curves import read_runs
 from tests.unit.test_report_scores import DIRECTIONS, comparison
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -209,13 +211,20 @@ def test_clusters_and_sharing_name_what_the_data_name(tmp_path: Path) -> None:
 
 def test_perplexity_by_direction(tmp_path: Path) -> None:
     table = tmp_path / "perplexity.csv"
-    lines = ["system,seed,direction,group,tier,branch,update,nll,perplexity,published"]
-    for system, seed, nll in (("baseline", 222, 3.0), ("ns", 222, 2.0), ("ns", 223, 4.0)):
+    lines = ["system,seed,direction,group,tier,branch,update,nll,perplexity,published,from,start"]
+    # the second seed's baseline was best earlier
+    of_runs = (("baseline", 222, 3.0, ",0"), ("ns", 222, 2.0, "baseline,20"), ("ns", 223, 4.0, "baseline,10"))
+    for system, seed, nll, origin in of_runs:
         for name, (group, _) in DIRECTIONS.items():
-            lines += [f"{system},{seed},{name},{group},high,Germanic,{u},{nll},{2**nll},1" for u in (10, 20)]
+            place = f"{system},{seed},{name},{group},high,Germanic"
+            lines += [f"{place},{u},{nll + u},{2**nll},{int(u == 20)},{origin}" for u in (10, 20)]
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     main(["figures", "--perplexity", str(table), "--output", str(tmp_path)])
     assert {"en-de", "de-en", "baseline", "ns"} <= set(texts_of(tmp_path / "perplexity.svg"))
+    curves = read_curves(table)["en-de"]
+    assert curves["baseline"] == [(10, 13), (20, 23)]
+    # from where the baselines ended, the mean over two seeds
+    assert curves["ns"] == [(15, 23), (25, 13), (35, 23)]
     table.write_text(lines[0] + "\n", encoding="utf-8")
     main(["figures", "--perplexity", str(table), "--output", str(tmp_path)])
     assert any("no loss by direction" in text for text in texts_of(tmp_path / "perplexity.svg"))

@@ -163,7 +163,8 @@ def figures(
         raise click.UsageError("--comparison needs --groups")
     written = []
     if training is not None:
-        from neuron_specialization.plots import plot_training, read_runs
+        from neuron_specialization.plots import plot_training
+        from neuron_specialization.training_curves import read_runs
 
         written += plot_training(read_runs(training, _names(systems)), output)
     for path in overlaps:

@@ -90,7 +90,7 @@ class LocalGroup:
         own = numbers.view(-1).numpy().data.cast("B")
         if self._first:
             for peer in self._peers:
-                other = torch.frombuffer(bytearray(_received(peer, own.nbytes)), dtype=numbers.dtype)
+                other = torch.frombuffer(_received(peer, own.nbytes), dtype=numbers.dtype)
                 numbers += other.view(numbers.shape)
             for peer in self._peers:
                 peer.sendall(own)
@@ -99,10 +99,13 @@ class LocalGroup:
             own[:] = _received(self._peers[0], own.nbytes)
 
 
-def _received(peer: socket.socket, count: int) -> bytes:
-    received = peer.recv(count, socket.MSG_WAITALL)
-    if len(received) < count:
-        raise ConnectionError("another process of this training has ended")
+def _received(peer: socket.socket, count: int) -> bytearray:
+    received = bytearray()
+    while len(received) < count:
+        part = peer.recv(count - len(received))
+        if not part:
+            raise ConnectionError("another process of this training has ended")
+        received += part
     return received
 
 
