@@ -358,10 +358,11 @@ def test_any_value_anywhere_is_accepted_or_refused_with_a_message(key: str, valu
 
 
 def test_the_comparison_is_of_the_demonstrations_systems() -> None:
-    """As configs/comparison.yaml says: the same but for the optimizer and how full a batch is."""
+    """As configs/comparison.yaml says: the same but for the optimizer, how full a batch is, and the heads."""
     demo, comparison = (load_config(REPOSITORY / name) for name in ("config.yaml", "configs/comparison.yaml"))
-    for key in ("languages", "pivot", "tiers", "corpus", "vocabulary", "model", "testsets"):
+    for key in ("languages", "pivot", "tiers", "corpus", "vocabulary", "testsets"):
         assert getattr(demo, key) == getattr(comparison, key), key
+    assert (demo.model.heads, demo.model.model_copy(update={"heads": 4})) == (2, comparison.model)
     assert demo.systems.items() <= comparison.systems.items()
     batches = {"sentence_multiple", "max_updates", "warmup_updates", "validate_every", "save_every"}
     for name, system in demo.systems.items():
@@ -378,6 +379,7 @@ def test_twice_the_width_goes_on_as_documented() -> None:
     """docs/evaluation.md has its scores: it keeps what it was trained with, whatever config.yaml becomes."""
     wide = load_config(REPOSITORY / "config.yaml", REPOSITORY / "configs/overrides/wide.yaml")
     comparison = load_config(REPOSITORY / "configs/comparison.yaml")
+    assert wide.model == comparison.model.model_copy(update={"d_model": 256, "d_ff": 1024})
     for name in ("continued", "ns"):
         assert wide.training_of(name) == comparison.training_of(name)
     assert wide.training_of("baseline") == comparison.training_of("baseline").model_copy(
