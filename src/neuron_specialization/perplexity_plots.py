@@ -17,7 +17,6 @@ from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, say
 _PANELS = 24
 _COLUMNS = 6
 
-
 Point = tuple[float, float]
 
 
@@ -57,7 +56,8 @@ def _curve(rows: Sequence[dict[str, str]], of_panel: Mapping[str, Sequence[dict[
     # tables of earlier versions do not tell where a run started
     start = fmean(int(row.get("start") or 0) for row in rows)
     points = [(start + update, fmean(found)) for update, found in sorted(losses.items())]
-    of_origin = of_panel.get(rows[0].get("from", ""), [])
+    seeds = {row["seed"] for row in rows}
+    of_origin = [row for row in of_panel.get(rows[0].get("from", ""), []) if row["seed"] in seeds]
     ended = [float(row["nll"]) for row in of_origin if row["published"] == "1"]
     return [(start, fmean(ended)), *points] if ended else points
 
