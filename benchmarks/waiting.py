@@ -1,4 +1,4 @@
-"""Processes that train together on a CPU wait for each other: gloo's way against a byte through a socket.
+"""Processes that train together on a CPU wait for each other: gloo's way against some bytes through a socket.
 
 Two processes compute for some milliseconds, then meet; what passes until both go on is the wait, the little
 by which they come at different times included. A training update has six barriers and two such sums.

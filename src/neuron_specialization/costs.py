@@ -19,6 +19,7 @@ from neuron_specialization.files import atomic_text, read_json
 from neuron_specialization.masks import read_masks
 from neuron_specialization.progress import read_metrics
 from neuron_specialization.run_names import split_run
+from neuron_specialization.training_curves import finished_run
 
 
 class RunOf(Section):
@@ -93,9 +94,7 @@ def cost_of(run: RunOf, training: Path, masks: Path, benchmarks: Path, seed: int
     Raises:
         TrainingError: the run is not finished.
     """
-    folder = training / run.run
-    if not (folder / "model.json").is_file() or not (folder / "metrics.jsonl").is_file():
-        raise TrainingError("this system is not trained yet", where=folder, hint="run the workflow")
+    folder = finished_run(training, run.run)
     facts = read_json(folder / "model.json")
     updates, tokens_per_update, seconds = _trained(folder / "metrics.jsonl")
     tokens = round(tokens_per_update * updates) if tokens_per_update is not None else None

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import atomic_text
 from neuron_specialization.run_names import split_run
 from neuron_specialization.tables import ALL, DirectionGroup, controls_of, direction_sets
-from neuron_specialization.training_curves import read_runs
+from neuron_specialization.training_curves import TrainingRun, finished_run, read_runs
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,21 @@ class RunLosses:
     """The validation losses of a run.
 
     Attributes:
-        run: its name.
+        training: the run.
         losses: update → direction → bits a target token.
-        published: the update of its model.pt.
-        origin: the run that it goes on from.
-        start: the updates that run's model had behind it.
     """
 
-    run: str
+    training: TrainingRun
     losses: dict[int, dict[str, float]]
-    published: int
-    origin: str | None = None
-    start: int = 0
+
+    @property
+    def run(self) -> str:
+        """Its name."""
+        return self.training.system
 
     def at_published(self, directions: Sequence[str]) -> list[float] | None:
         """The losses of the published model, or None where one is not known."""
-        found = self.losses.get(self.published, {})
+        found = self.losses.get(self.training.updates or 0, {})
         return [found[name] for name in directions] if all(name in found for name in directions) else None
 
 
@@ -55,9 +53,7 @@ def read_losses(training: Path, runs: Sequence[str]) -> list[RunLosses]:
         TrainingError: a run is not finished.
     """
     for run in runs:
-        folder = training / run
-        if not (folder / "model.json").is_file() or not (folder / "metrics.jsonl").is_file():
-            raise TrainingError("this system is not trained yet", where=folder, hint="run the workflow")
+        finished_run(training, run)
     result = []
     for found in read_runs(training, runs):
         losses = {
@@ -65,7 +61,7 @@ def read_losses(training: Path, runs: Sequence[str]) -> list[RunLosses]:
             for record in found.records
             if record["kind"] == "valid" and "nll_by_direction" in record
         }
-        result.append(RunLosses(found.system, losses, found.updates or 0, found.origin, found.start))
+        result.append(RunLosses(found, losses))
     return result
 
 
@@ -80,14 +76,15 @@ def write_perplexity_csv(
         for run in runs:
             system, own_seed = split_run(run.run)
             shown = own_seed if own_seed is not None else "" if seed is None else seed
-            origin = [split_run(run.origin)[0] if run.origin else "", run.start]
+            origin = run.training.origin
+            start = [split_run(origin.system)[0] if origin else "", run.training.start]
             for row in groups:
                 for update, losses in sorted(run.losses.items()):
                     if row.direction in losses:
                         nll = losses[row.direction]
                         place = [system, shown, row.direction, row.group, row.tier, row.branch]
-                        loss = [f"{nll:.4f}", f"{2**nll:.3f}", int(update == run.published)]
-                        writer.writerow([*place, update, *loss, *origin])
+                        loss = [f"{nll:.4f}", f"{2**nll:.3f}", int(update == run.training.updates)]
+                        writer.writerow([*place, update, *loss, *start])
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,7 @@ class TrainingRun:
         init_sha256: checksum of the model it started from, None for a start from scratch.
         model_sha256: checksum of the model it ended with.
         updates: the update of that model, the one with the best validation loss.
-        origin: the one of the runs read that it goes on from.
-        start: where it begins on the time axis: the updates its starting model had behind it.
-        start_loss: validation loss of its starting model, where that one is shown too.
+        origin: the run whose published model it goes on from, where that one is shown, too.
     """
 
     system: str
@@ -32,9 +30,12 @@ class TrainingRun:
     init_sha256: str | None
     model_sha256: str | None
     updates: int | None
-    origin: str | None = None
-    start: int = 0
-    start_loss: float | None = None
+    origin: TrainingRun | None = None
+
+    @property
+    def start(self) -> int:
+        """Where it begins on the time axis: the updates its starting model had behind it."""
+        return (self.origin.updates or 0) if self.origin else 0
 
     @property
     def published(self) -> tuple[int, float] | None:
@@ -55,8 +56,8 @@ class TrainingRun:
             for record in self.records
             if record["kind"] == kind and isinstance(record.get(quantity), int | float)
         ]
-        if kind == "valid" and self.start_loss is not None:
-            found.insert(0, (self.start, self.start_loss))
+        if kind == "valid" and self.origin and (end := self.origin.published):
+            found.insert(0, (self.start, end[1]))
         return [x for x, _ in found], [y for _, y in found]
 
 
@@ -89,13 +90,17 @@ def read_runs(folder: str | Path, systems: Sequence[str] | None = None) -> list[
         raise TrainingError(
             "no training is here", where=folder, hint="train first: snakemake --cores all models"
         )
-    return [_placed(run, {other.model_sha256: other for other in runs if other.model_sha256}) for run in runs]
+    by_model = {run.model_sha256: run for run in runs if run.model_sha256}
+    return [replace(run, origin=by_model.get(run.init_sha256 or "")) for run in runs]
 
 
-def _placed(run: TrainingRun, by_model: Mapping[str, TrainingRun]) -> TrainingRun:
-    """Put a run that goes on from another of the runs after that one's published model."""
-    origin = by_model.get(run.init_sha256) if run.init_sha256 else None
-    if origin is None:
-        return run
-    end = origin.published
-    return replace(run, origin=origin.system, start=origin.updates or 0, start_loss=end[1] if end else None)
+def finished_run(training: Path, run: str) -> Path:
+    """Return the folder of a run that has ended, with its model's description and its metrics.
+
+    Raises:
+        TrainingError: it has not.
+    """
+    folder = training / run
+    if not (folder / "model.json").is_file() or not (folder / "metrics.jsonl").is_file():
+        raise TrainingError("this system is not trained yet", where=folder, hint="run the workflow")
+    return folder

@@ -48,6 +48,6 @@ def test_a_process_that_has_ended_is_noticed(groups: list[LocalGroup], ended: in
     for peer in groups[ended]._peers:
         peer.close()
     if ended == 2:
-        groups[1]._peers[0].sendall(b".")  # the one that the first asks before
+        groups[1]._peers[0].sendall(bytes(8))  # a barrier's number, of the one that the first asks before
     with pytest.raises(ConnectionError):
         groups[left].barrier()
