@@ -14,6 +14,8 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from neuron_specialization.fairseq_plugin.muon import (
     HIDDEN_MATRICES,
+    SMALLEST,
+    SPREAD,
     Muon,
     mark_hidden_matrices,
     orthogonalised,
@@ -68,11 +70,33 @@ def test_orthogonalised_matrices_have_equal_singular_values(bfloat16: bool) -> N
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn(3, 24, 96, generator=generator) * torch.tensor([1e-4, 1.0, 1e4])[:, None, None]
     values = singular_values(orthogonalised(matrices, bfloat16=bfloat16))
-    assert values.min() > 0.6 and values.max() < 1.3
+    assert values.min() > 1 - SPREAD - 0.05 and values.max() < 1 + SPREAD + 0.05
     # the same rotations: U and V of the product with the given matrix's are the identity's
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     turned = u.mT @ orthogonalised(matrices, bfloat16=bfloat16) @ v.mT
     assert torch.allclose(turned, torch.diag_embed(turned.diagonal(dim1=1, dim2=2)), atol=0.05)
+
+
+@pytest.mark.parametrize("first", [0.01, 0.3, 0.9])
+def test_small_singular_values_grow_as_far(first: float) -> None:
+    """However unequal they are: from SMALLEST of the norm on, and smaller ones by the same factor or more."""
+    u, v = (torch.linalg.qr(torch.randn(48, 48, dtype=torch.float64))[0] for _ in range(2))
+    values = torch.cat([torch.tensor([1.0]), torch.linspace(first, SMALLEST / 10, 47)]).double()
+    matrix = (u * (values / values.norm())) @ v.mT
+    found = (u.mT @ orthogonalised(matrix.unsqueeze(0))[0] @ v).diagonal()
+    reached = values >= SMALLEST * values.norm()
+    assert (found[reached] - 1).abs().max() < SPREAD
+    assert (found[~reached] > 50 * values[~reached] / values.norm()).all()
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 24, 100, 128])
+def test_one_singular_value_stays_in_bounds(rows: int, bfloat16: bool) -> None:
+    """All of the norm in it, all entries rounded the same way: the most that rounding can lift it."""
+    for value in torch.linspace(0.5, 1.0, 23):
+        matrices = value.expand(1, rows, 4 * rows + 3).contiguous()
+        largest = singular_values(orthogonalised(matrices, bfloat16=bfloat16)).max()
+        assert abs(largest - 1) < SPREAD + 0.05
 
 
 def test_what_no_gradient_reaches_is_not_moved() -> None:
@@ -123,8 +147,11 @@ def test_muon_is_for_matrices_of_layers_and_adam_for_the_rest() -> None:
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_muon_is_torchs_muon(weight_decay: float) -> None:
-    """torch.optim.Muon computes in bfloat16, one matrix at a time: updates agree within its rounding."""
+def test_muon_is_torchs_muon(weight_decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's polynomials; it computes in bfloat16, one matrix at a time: equal within its rounding."""
+    monkeypatch.setattr(
+        "neuron_specialization.fairseq_plugin.muon.COEFFICIENTS", [(3.4445, -4.7750, 2.0315)] * 5
+    )
     options = {"lr": 0.01, "weight_decay": weight_decay}
     _, _, ours, _ = muon_and_adam()
     others = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": weight_decay}

@@ -29,10 +29,17 @@ from neuron_specialization.products import bfloat16_is_faster
 HIDDEN_MATRICES = "hidden_matrices"
 
 MOMENTUM = 0.95
-# Newton-Schulz: enough steps for singular values between about 0.7 and 1.2 of the final ones
-STEPS = 5
-# chosen by Jordan for the fastest growth of small singular values
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+# Newton-Schulz: p(x) = a·x + b·x³ + c·x⁵, in each step the polynomial that brings what the steps before it
+# have left of [SMALLEST, 1] closest to 1 (N. Amsel and others, 2025, arXiv:2505.16932); all but the last
+# take x / 1.02, since a value that rounding lifts over the interval's end would grow without bound. Four
+# steps take the interval into 1 ± SPREAD; Jordan's one polynomial needs five for a wider spread.
+SMALLEST, SPREAD = 0.003, 0.22
+COEFFICIENTS = (
+    (8.2193, -23.3375, 16.6266),
+    (3.9681, -2.8404, 0.5161),
+    (3.4599, -2.4914, 0.4779),
+    (2.5359, -1.8730, 0.4411),
+)
 # root mean square of an entry of Adam's usual update (Liu and others, section 2.2)
 ADAMS_SIZE = 0.2
 
@@ -48,8 +55,8 @@ def mark_hidden_matrices(*stacks: nn.Module) -> None:
 def orthogonalised(matrices: Tensor, *, bfloat16: bool = False) -> Tensor:
     """Return the matrices with their singular values made about equal.
 
-    Five steps of a Newton-Schulz iteration with a polynomial of degree five; singular values end between
-    about 0.7 and 1.2, those that are 0 stay 0.
+    Four steps of a Newton-Schulz iteration: singular values from SMALLEST of the matrix's norm on end between
+    about 0.8 and 1.2, those that are 0 stay 0.
 
     Args:
         matrices: float[n, rows, columns], rows ≤ columns.
@@ -58,11 +65,10 @@ def orthogonalised(matrices: Tensor, *, bfloat16: bool = False) -> Tensor:
     Returns:
         The same shape and dtype.
     """
-    a, b, c = COEFFICIENTS
     norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
     x = matrices / (norms + 1e-7)
     x = x.bfloat16() if bfloat16 else x
-    for _ in range(STEPS):
+    for a, b, c in COEFFICIENTS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(matrices.dtype)
@@ -107,10 +113,13 @@ class Muon(FusedAdam):
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-        directions = torch.stack([_wide(matrix) for matrix in ahead])
-        part = slice(None) if self.shared is None else self.shared.share(len(directions))
-        directions[part] = orthogonalised(directions[part], bfloat16=self._bfloat16)
+        part = slice(None) if self.shared is None else self.shared.share(len(given))
+        directions = gradients[0].new_empty(len(given), *sorted(gradients[0].shape))
+        if own := list(zip(gradients[part], momenta[part], strict=True)):
+            ahead = torch.stack(
+                [_wide(torch.lerp(gradient, momentum, MOMENTUM)) for gradient, momentum in own]
+            )
+            directions[part] = orthogonalised(ahead, bfloat16=self._bfloat16)
         if self.shared is not None:
             self.shared.complete(directions)
         lr = self._lr_ratio * group["lr"]
