@@ -39,32 +39,25 @@ WORTHWHILE = 0.9
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring sentences of one direction: ``start:stop`` of the batch."""
+    """Neighbouring sentences of one direction: ``start:stop`` of the sorted batch."""
 
     direction: int
     start: int
     stop: int
 
 
-def group_sentences(directions: Tensor) -> tuple[Tensor | None, list[Group]]:
-    """Sort a batch by direction.
+def groups_of(directions: Tensor) -> list[Group]:
+    """The groups of a batch once it is sorted by direction.
 
     Args:
-        directions: int64[B].
-
-    Returns:
-        (order int64[B], or None where it is sorted already; the groups of the sorted batch).
+        directions: int64[B], in any order.
     """
-    order = None
-    if bool((directions[1:] < directions[:-1]).any()):
-        order = torch.argsort(directions, stable=True)
-        directions = directions[order]
-    values, counts = torch.unique_consecutive(directions, return_counts=True)
+    values, counts = torch.unique(directions, return_counts=True)
     groups, start = [], 0
     for direction, count in zip(values.tolist(), counts.tolist(), strict=True):
         groups.append(Group(direction, start, start + count))
         start += count
-    return order, groups
+    return groups
 
 
 class LayerMasks:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuron_specialization.errors import MaskError
+from neuron_specialization.fairseq_plugin.feed_forward import mixed_parts, need_order
 from neuron_specialization.fairseq_plugin.model import MaskedTransformer, masked_transformer
 from neuron_specialization.fused_loss import projected_label_smoothed_loss
 
@@ -104,12 +105,17 @@ def test_fast_equals_stock(masked: bool, monkeypatch: pytest.MonkeyPatch) -> Non
         assert torch.allclose(gradient, results["fast"][1][name], rtol=0, atol=1e-11), name
 
 
-def test_mixed_batch_equals_one_direction_at_a_time() -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_mixed_batch_equals_one_direction_at_a_time(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the directions' sentences are computed apart, sorted, or together under a mask each."""
+    monkeypatch.setattr("neuron_specialization.ffn_plan.WORTHWHILE", 1e9 if apart else 0.0)
     model, dictionary = build(DIRECTIONS)
     model.set_masks(random_masks(model))
     tags = ["en-de", "de-en", "nl-en", "de-en", "en-de", "nl-en"]
     source, lengths, previous, _ = batch(dictionary, tags)
     mixed, _ = model(source, lengths, previous)
+    parts = mixed_parts({model.encoder.layers[0].fc1: 9}, torch.tensor([0, 1, 0]), 8, bfloat16=False)
+    assert need_order(parts) == apart
     for direction in DIRECTIONS:
         rows = [i for i, tag in enumerate(tags) if tag == direction]
         # the gather form, told the direction; and the fixed direction of translation

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuron_specialization.ffn_plan import Group, LayerMasks, choose, group_sentences
+from neuron_specialization.ffn_plan import Group, LayerMasks, choose, groups_of
 from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
 from neuron_specialization.masked_ffn import Gather, gather_ffn, row_mask_ffn, weight_mask_ffn
 
@@ -121,11 +121,8 @@ def test_rounded_products_stay_close() -> None:
 
 
 def test_sentences_are_grouped_by_direction() -> None:
-    order, groups = group_sentences(torch.tensor([2, 0, 2, 1, 0]))
-    assert order is not None and order.tolist() == [1, 4, 3, 0, 2]
-    assert groups == [Group(0, 0, 2), Group(1, 2, 3), Group(2, 3, 5)]
-    order, groups = group_sentences(torch.tensor([0, 3, 3]))
-    assert order is None and groups == [Group(0, 0, 1), Group(3, 1, 3)]
+    assert groups_of(torch.tensor([2, 0, 2, 1, 0])) == [Group(0, 0, 2), Group(1, 2, 3), Group(2, 3, 5)]
+    assert groups_of(torch.tensor([0, 3, 3])) == [Group(0, 0, 1), Group(3, 1, 3)]
 
 
 def test_equal_masks_are_one_part() -> None:

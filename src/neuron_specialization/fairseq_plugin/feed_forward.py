@@ -6,6 +6,7 @@ batch needs: the directions of its sentences, and how products are made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuron_specialization.errors import MaskError
-from neuron_specialization.ffn_plan import Group, LayerMasks, choose
+from neuron_specialization.ffn_plan import LayerMasks, choose, groups_of
 from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
 from neuron_specialization.masked_ffn import Gather, gather_ffn, masked_linear
 from neuron_specialization.products import Linear
@@ -118,17 +119,44 @@ class SeparateFfn:
         return self.linear(hidden, fc2.weight, fc2.bias)
 
 
+# what a layer computes of a mixed batch: parts, or None for the union of the masks
+MixedParts = Mapping[MaskedLinear, "list[Part] | None"]
+
+
+def mixed_parts(
+    lengths: Mapping[MaskedLinear, int], directions: Tensor, width: int, *, bfloat16: bool
+) -> MixedParts:
+    """Choose for each layer what it computes of a mixed batch.
+
+    Args:
+        lengths: tokens a sentence at each layer, padding included.
+        directions: int64[B], of the sentences, in any order. Several parts of a layer (``need_order``) are
+            those of the batch sorted by direction.
+        width: d, the model's width.
+        bfloat16: whether products are rounded.
+    """
+    groups = groups_of(directions)
+    return {
+        fc1: choose(fc1.table(), groups, length, width, bfloat16=bfloat16) for fc1, length in lengths.items()
+    }
+
+
+def need_order(parts: MixedParts) -> bool:
+    """Whether a layer computes the directions apart, for which the batch must be sorted; that is not free."""
+    return any(chosen is not None and len(chosen) > 1 for chosen in parts.values())
+
+
 @dataclass(frozen=True)
 class FusedFfn:
     """The FFN in one operation, over the neurons that each direction's sentences need.
 
     Attributes:
-        rows: int64[B], sorted: the direction of each sentence, and
-        groups: its runs; None and none: ``direction`` is everyone's, or there are no masks.
+        rows: int64[B], the direction of each sentence, and
+        parts: what each layer computes of them; None and none: ``direction`` is everyone's, or no masks.
     """
 
     rows: Tensor | None
-    groups: list[Group]
+    parts: MixedParts
     direction: int | None
     bfloat16: bool
 
@@ -136,17 +164,16 @@ class FusedFfn:
         """[B, T, d] → [B, T, d]."""
         fc1: MaskedLinear = layer.fc1
         fc2: nn.Linear = layer.fc2
-        batch, length, width = x.shape
+        count = x.shape[0] * x.shape[1]
         rows = None
         parts: list[Part] | None
         if fc1.masks is None:
-            parts = [Part(0, batch * length, Neurons(None, fc1.out_features, None))]
+            parts = [Part(0, count, Neurons(None, fc1.out_features, None))]
         elif self.direction is not None:
-            parts = fc1.table().whole(self.direction, batch * length)
+            parts = fc1.table().whole(self.direction, count)
         else:
-            assert self.rows is not None
-            table = fc1.table()
-            parts = choose(table, self.groups, length, width, bfloat16=self.bfloat16)
+            parts = self.parts[fc1]
             if parts is None:
-                parts, rows = [Part(0, batch * length, table.union)], table.union_rows[self.rows]
+                table = fc1.table()
+                parts, rows = [Part(0, count, table.union)], table.union_rows[self.rows]
         return fused_ffn(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, parts, rows, bfloat16=self.bfloat16)

@@ -30,13 +30,15 @@ from neuron_specialization.fairseq_plugin.direction_table import DirectionTable
 from neuron_specialization.fairseq_plugin.feed_forward import (
     FusedFfn,
     MaskedLinear,
+    MixedParts,
     SeparateFfn,
     fused_ffn_serves,
     masked_fc1,
+    mixed_parts,
+    need_order,
 )
 from neuron_specialization.fairseq_plugin.muon import mark_hidden_matrices
 from neuron_specialization.fast_dropout import DropoutPool
-from neuron_specialization.ffn_plan import Group, group_sentences
 from neuron_specialization.products import Linear, bfloat16_is_faster, bfloat16_linear
 
 
@@ -260,13 +262,14 @@ class MaskedTransformer(TransformerModel):
         if activation_dropout or not fused_ffn_serves(self.encoder.embed_tokens.weight):
             feed_forward = SeparateFfn(rows, direction, activation_dropout, linear)
         else:
-            groups: list[Group] = []
+            parts: MixedParts = {}
             if rows is not None:
-                order, groups = group_sentences(rows)
-                if order is not None:
+                parts = self._mixed_parts(src_tokens, prev_output_tokens, rows, bfloat16=bfloat16)
+                if need_order(parts):
+                    order = torch.argsort(rows, stable=True)
                     rows = rows[order]
                     src_tokens, prev_output_tokens = src_tokens[order], prev_output_tokens[order]
-            feed_forward = FusedFfn(rows, groups, direction, bfloat16)
+            feed_forward = FusedFfn(rows, parts, direction, bfloat16)
         states, bias = fast_transformer.encode(
             self.encoder,
             src_tokens,
@@ -286,6 +289,16 @@ class MaskedTransformer(TransformerModel):
             linear=linear,
         )
         return features if order is None else features.index_select(0, torch.argsort(order))
+
+    def _mixed_parts(
+        self, src_tokens: Tensor, prev_output_tokens: Tensor, rows: Tensor, *, bfloat16: bool
+    ) -> MixedParts:
+        lengths = {
+            layer.fc1: tokens.shape[1]
+            for stack, tokens in ((self.encoder, src_tokens), (self.decoder, prev_output_tokens))
+            for layer in stack.layers
+        }
+        return mixed_parts(lengths, rows, int(self.encoder.embed_tokens.embedding_dim), bfloat16=bfloat16)
 
     def _dropout_pool(self) -> DropoutPool:
         if not self.training:
