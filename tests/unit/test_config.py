@@ -358,7 +358,7 @@ def test_any_value_anywhere_is_accepted_or_refused_with_a_message(key: str, valu
 
 
 def test_the_comparison_is_of_the_demonstrations_systems() -> None:
-    """As configs/comparison.yaml says: the same text and systems; vocabulary, model and recipe are its own."""
+    """As configs/comparison.yaml says: the same text and systems; vocabulary, model, recipe are its own."""
     demo, comparison = (load_config(REPOSITORY / name) for name in ("config.yaml", "configs/comparison.yaml"))
     for key in ("languages", "pivot", "tiers", "corpus", "testsets"):
         assert getattr(demo, key) == getattr(comparison, key), key
