@@ -78,8 +78,8 @@ fuzz: env  ## CASES=10000 hostile inputs for each parser
 	FUZZ_CASES=$(CASES) $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/fuzz
 
 # in the order of the page; each says what it needs (most: a finished `make demo`)
-BENCHMARKS := training_throughput waiting optimizer specialised_step ffn_layer memory data_loading \
-  activations masks_paper_size published_table translation startup
+BENCHMARKS := training_throughput waiting optimizer vocabulary specialised_step ffn_layer memory \
+  data_loading activations masks_paper_size published_table translation startup
 BENCH ?= $(BENCHMARKS)
 
 bench: env  ## measure what docs/benchmarks.md shows, and write it anew; BENCH=ffn_layer for one; wants a quiet machine

@@ -16,6 +16,7 @@ ORDER = (
         "training_throughput",
         "waiting",
         "optimizer",
+        "vocabulary",
         "specialised_step_d128",
         "specialised_step_d512",
         "ffn_layer",
