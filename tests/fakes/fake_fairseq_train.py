@@ -103,6 +103,14 @@ class FakeTrainer:
         }
         say(json.dumps(values), "valid")
 
+    def wait_until_read(self, update: int) -> None:
+        """Until the parent has written down that update: without pauses we are far ahead of a slow reader."""
+        written = self.last.with_name("metrics.jsonl")
+        for _ in range(1000):
+            if written.exists() and f'"update": {update},' in written.read_text(encoding="utf-8"):
+                return
+            time.sleep(0.01)
+
     def die(self, update: int) -> None:
         if update != number("FAKE_DIE_AT_UPDATE", -1):
             return
@@ -114,6 +122,7 @@ class FakeTrainer:
         if "FAKE_TRUNCATE_LAST" in os.environ:
             os.truncate(self.last, self.last.stat().st_size // 2)
         if "FAKE_KILL_PARENT" in os.environ:
+            self.wait_until_read(update - 1)
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)  # the kernel is to end us; if it does not, we would be found alive
         else:
