@@ -20,7 +20,7 @@ from neuron_specialization.config import Recipe
 from neuron_specialization.trainer_arguments import Resources, trainer_arguments
 
 # as stock fairseq can train it: what the two are compared with
-ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 2.4e-3, "dropout": 0.05}
+ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 2.4e-3}
 
 
 def demo_recipe(demo: Path, *, model: dict[str, Any] | None = None, **training: Any) -> Recipe:
