@@ -1,7 +1,7 @@
 """Vocabularies of several sizes for the demonstration: what its baseline translates like after equal updates.
 
 Each is made by the workflow, from the demonstration's text, in an experiment of its own
-(results/vocabulary-<size>/). BLEU is that of the validation text, of all directions, decoded greedily. It is
+(results/vocabulary_<size>/). BLEU is that of the validation text, of all directions, decoded greedily. It is
 no matter of the machine; the seconds of an update are wall time, validation and start-up included.
 """
 
@@ -20,7 +20,7 @@ from trainer import demo_recipe, train
 
 def prepared(size: int, threads: int, scratch: Path) -> Path:
     """Corpus, vocabulary and binarised text with so many pieces; the experiment's folder."""
-    name = f"vocabulary-{size}"
+    name = f"vocabulary_{size}"
     changes = scratch / f"{name}.yaml"
     changes.write_text(f"experiment: {name}\nvocabulary: {{size: {size}}}\n", encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--cores", str(threads), "--until", "binarize"]
