@@ -12,6 +12,8 @@ from functools import partial
 
 import common
 
+from neuron_specialization.directions import Direction
+
 AIMS = {"float32": 3.4, "int8": 3.7}
 
 
@@ -21,8 +23,8 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=200)
     options = parser.parse_args()
     direction = options.direction
-    pair = "-".join(sorted(direction.split("-")))
-    text = options.demo / "corpus" / "heldout" / f"{pair}.{direction.split('-')[0]}"
+    parsed = Direction.parse(direction)
+    text = options.demo / "corpus" / "heldout" / f"{parsed.pair}.{parsed.source}"
     checkpoint, exported = options.demo / "training/ns/model.pt", options.demo / "models/ns" / direction
     common.demo_files(
         options.demo, *(str(path.relative_to(options.demo)) for path in (text, checkpoint, exported))

@@ -17,6 +17,8 @@ from typing import Any
 import common
 from trainer import demo_recipe, train
 
+from neuron_specialization.directions import Direction
+
 
 def prepared(size: int, threads: int, scratch: Path) -> Path:
     """Corpus, vocabulary and binarised text with so many pieces; the experiment's folder."""
@@ -34,9 +36,10 @@ def bleu(direction: str, *, model: Path, text: Path) -> float:
 
     from neuron_specialization.translation import Translator
 
-    pair = "-".join(sorted(direction.split("-")))
+    parsed = Direction.parse(direction)
     source, target = (
-        (text / f"{pair}.{code}").read_text(encoding="utf-8").splitlines() for code in direction.split("-")
+        (text / f"{parsed.pair}.{code}").read_text(encoding="utf-8").splitlines()
+        for code in (parsed.source, parsed.target)
     )
     translator = Translator.load(model, threads=1)
     found = translator.translate(source, direction, beam=1)
