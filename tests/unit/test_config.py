@@ -362,6 +362,7 @@ def test_the_comparison_is_of_the_demonstrations_systems() -> None:
     demo, comparison = (load_config(REPOSITORY / name) for name in ("config.yaml", "configs/comparison.yaml"))
     for key in ("languages", "pivot", "tiers", "corpus", "testsets"):
         assert getattr(demo, key) == getattr(comparison, key), key
+    assert (demo.vocabulary.size, demo.model.encoder_layers, demo.model.heads) == (8000, 2, 2)
     assert demo.vocabulary.model_copy(update={"size": 4000}) == comparison.vocabulary
     assert demo.model.model_copy(update={"heads": 4, "encoder_layers": 3}) == comparison.model
     assert demo.systems.items() <= comparison.systems.items()
@@ -379,6 +380,7 @@ def test_the_comparison_is_of_the_demonstrations_systems() -> None:
         also = set() if system.init else {"optimizer", "lr"}
         assert {key for key in one if one[key] != other[key]} == shorter | {"muon_lr_ratio"} | also
         assert other["optimizer"] == "adam"
+        assert one["max_updates"] < other["max_updates"]
 
 
 def test_twice_the_width_goes_on_as_documented() -> None:
