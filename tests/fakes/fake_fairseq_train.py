@@ -9,7 +9,8 @@ Environment:
     FAKE_SECONDS_PER_UPDATE     default 0
     FAKE_DIE_AT_UPDATE          kill -9 itself before that update is made
     FAKE_DIE_ONCE               a file: with it in place FAKE_DIE_AT_UPDATE and FAKE_KILL_PARENT do nothing
-    FAKE_KILL_PARENT            kill -9 the parent when FAKE_DIE_AT_UPDATE is reached, and go on itself
+    FAKE_KILL_PARENT            kill -9 the parent when FAKE_DIE_AT_UPDATE is reached and it has written
+                                down the update before, and go on itself
     FAKE_TRUNCATE_LAST          when dying, cut checkpoint_last.pt to half its size
     FAKE_NAN_AT_UPDATE          log a loss of NaN there, and go on
     FAKE_RAISE_NAN_AT_UPDATE    end as fairseq does on a gradient that is not finite
