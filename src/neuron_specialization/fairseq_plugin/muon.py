@@ -55,8 +55,8 @@ def mark_hidden_matrices(*stacks: nn.Module) -> None:
 def orthogonalised(matrices: Tensor, *, bfloat16: bool = False) -> Tensor:
     """Return the matrices with their singular values made about equal.
 
-    Four steps of a Newton-Schulz iteration: singular values from SMALLEST of the matrix's norm on end between
-    about 0.8 and 1.2, those that are 0 stay 0.
+    Newton-Schulz iteration (COEFFICIENTS): singular values from SMALLEST of the matrix's norm on end within
+    1 ± SPREAD, those that are 0 stay 0.
 
     Args:
         matrices: float[n, rows, columns], rows ≤ columns.
