@@ -194,7 +194,14 @@ def count_activations(
         return count_as_reference(checkpoint, texts, max_tokens=max_tokens, device=device, on_batch=on_batch)
     from neuron_specialization.activation_counting import count_real_tokens
 
-    return count_real_tokens(checkpoint, texts, max_tokens=max_tokens, precision=precision, device=device)
+    return count_real_tokens(
+        checkpoint,
+        texts,
+        max_tokens=max_tokens,
+        precision=precision,
+        device=device,
+        on_batch=on_batch,
+    )
 
 
 def write_activations(path: str | Path, counts: Counts, metadata: Mapping[str, str]) -> None:
