@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +28,7 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import read_json
 from neuron_specialization.machine import usable_cores
-from neuron_specialization.scoring import BOOTSTRAP_SEED, build_metric, read_texts
+from neuron_specialization.scoring import BOOTSTRAP_SEED, MetricUnavailableError, build_metric, read_texts
 from neuron_specialization.tables import DirectionGroup, direction_sets
 
 
@@ -96,7 +96,10 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All results of a system against a control on a test set."""
+    """All results of a system against a control on a test set.
+
+    ``settings.metrics`` are those compared; ``skipped`` has those that could not be, and why.
+    """
 
     system: str
     control: str
@@ -104,6 +107,7 @@ class Comparison:
     settings: Settings
     directions: list[DirectionResult]
     groups: list[GroupResult]
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """What the comparison's file holds."""
@@ -149,9 +153,9 @@ def paired_tests(
     """Run sacrebleu's paired bootstrap and paired approximate randomisation.
 
     The p-values are those of ``sacrebleu --paired-bs`` and ``--paired-ar`` for the same seed (see
-    ``resampling``), with one exception: translations with the same statistics in every segment get 1.
-    sacrebleu, which counts only trials beyond the difference found, gives them 1/(trials + 1), its most
-    significant value.
+    ``resampling``), with one exception: sacrebleu counts only trials beyond the difference found, here the
+    randomisation counts those that tie with it, too. Translations with the same statistics in every segment
+    get 1 from both tests, where sacrebleu gives them 1/(trials + 1), its most significant value.
 
     Args:
         metric: of sacrebleu.
@@ -267,12 +271,21 @@ def compare(
         settings: metrics, samples, trials, confidence, seed.
         processes: directions at a time; None takes every CPU this process may use.
         progress: called with (directions done, directions in all).
+
+    Raises:
+        ScoringError: a direction's texts are missing or short, or no metric can be computed. One that cannot
+            be in some direction (its tokenizer or model is not here) is skipped for all: means are over all
+            directions or not at all.
     """
     absent = {row.direction for row in groups} - {item.direction for item in files}
     if absent:
         raise ScoringError(
             f"no texts of {', '.join(sorted(absent))}: means are over all directions or not at all"
         )
+    skipped = _unavailable(settings.metrics, [Direction.parse(row.direction) for row in groups])
+    if len(skipped) == len(settings.metrics):
+        raise ScoringError("no metric could be computed:\n" + "\n".join(skipped.values()))
+    settings = replace(settings, metrics=tuple(name for name in settings.metrics if name not in skipped))
     results: list[DirectionResult] = []
     differences: dict[str, Mapping[str, Sequence[float]]] = {}
     processes = min(processes or usable_cores(), len(files))
@@ -293,7 +306,21 @@ def compare(
         settings,
         corrected,
         _group_results(groups, corrected, differences, settings),
+        skipped,
     )
+
+
+def _unavailable(metrics: Sequence[str], directions: Sequence[Direction]) -> dict[str, str]:
+    """The metrics that cannot be computed here in every direction, with the reason."""
+    reasons: dict[str, str] = {}
+    for name in metrics:
+        for direction in directions:
+            try:
+                build_metric(name, direction)
+            except MetricUnavailableError as error:
+                reasons[name] = error.what
+                break
+    return reasons
 
 
 def _corrected(results: Sequence[DirectionResult]) -> list[DirectionResult]:
@@ -351,6 +378,7 @@ def read_comparison(path: str | Path) -> Comparison:
             Settings(**settings),
             [DirectionResult(**row) for row in content["directions"]],
             [GroupResult(**row) for row in content["groups"]],
+            content.get("skipped", {}),
         )
     except (KeyError, TypeError, AttributeError):
         raise ScoringError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from sacrebleu.significance import PairedTest
 
 from neuron_specialization.cli import main
 from neuron_specialization.errors import ScoringError
+from neuron_specialization.reporting.answer import answer
 from neuron_specialization.significance import (
     PairedFiles,
     Settings,
@@ -22,6 +25,7 @@ from neuron_specialization.significance import (
     compare_direction,
     holm,
     interval,
+    read_comparison,
 )
 from neuron_specialization.tables import DirectionGroup
 
@@ -130,6 +134,24 @@ def test_all_directions_or_none(tmp_path: Path) -> None:
     groups = [DirectionGroup(name, "X→en", "high", "Germanic") for name in ("de-en", "nl-en")]
     with pytest.raises(ScoringError, match="no texts of nl-en"):
         compare("good", "bad", "heldout", [files(paths)], groups, SETTINGS)
+
+
+def test_a_metric_that_is_not_available_is_skipped_for_all_directions(tmp_path: Path) -> None:
+    paths = write(tmp_path, texts(20))
+    groups = [DirectionGroup(name, "en→X", "high", "other") for name in ("en-de", "en-ja")]
+    both = [files(paths, name=row.direction) for row in groups]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "MeCab", None)
+        result = compare("good", "bad", "heldout", both, groups, SETTINGS, processes=1)
+        with pytest.raises(ScoringError, match="no metric could be computed"):
+            compare("good", "bad", "heldout", both, groups, replace(SETTINGS, metrics=("bleu",)))
+    assert result.settings.metrics == ("chrf++",)
+    assert {row.metric for row in (*result.directions, *result.groups)} == {"chrf++"}
+    assert "en-ja needs a tokenizer" in result.skipped["bleu"]
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps(result.as_json()))
+    assert read_comparison(path) == result
+    assert any("Not compared by BLEU: BLEU for en-ja" in text for text in answer([result]).sentences)
 
 
 def test_short_translation_is_refused(tmp_path: Path) -> None:

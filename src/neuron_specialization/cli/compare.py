@@ -11,7 +11,7 @@ from neuron_specialization.cli.options import detokenizer_option, groups_option
 from neuron_specialization.cli.report import parse_groups
 from neuron_specialization.directions import Direction
 from neuron_specialization.files import write_json
-from neuron_specialization.scoring import BOOTSTRAP_SEED
+from neuron_specialization.scoring import BOOTSTRAP_SEED, label
 from neuron_specialization.significance import Comparison, PairedFiles, Settings
 from neuron_specialization.significance import compare as compare_systems
 
@@ -75,6 +75,8 @@ def compare(
         )
     if output is not None:
         write_json(output, result.as_json())
+    for metric, reason in result.skipped.items():
+        click.echo(f"warning: not compared by {label(metric)}: {reason}", err=True)
     _print(result)
 
 
