@@ -60,6 +60,7 @@ rule perplexity:
         training=training_folder,
         systems=",".join(TRAINED),
         groups=json.dumps(trained_groups(), ensure_ascii=False),
+        pairs=trained_pairs(),
         seed=CONFIG.seed,
         folder=folder_of,
     shell:
@@ -68,6 +69,7 @@ rule perplexity:
             --training {params.training:q} \
             --runs {params.systems:q} \
             --groups {params.groups:q} \
+            --pairs {params.pairs:q} \
             --seed {params.seed:q} \
             --output {params.folder:q} \
             >{log:q} 2>&1

@@ -27,6 +27,12 @@ def trained_groups():
     return [row for row in CONFIG.groups() if row["direction"] in DIRECTIONS]
 
 
+def trained_pairs():
+    """Return the systems that are compared with each other and trained here, as JSON."""
+    pairs = [[split_run(run)[0] for run in pair] for pair in comparisons(CONFIG) if set(pair) <= set(TRAINED)]
+    return json.dumps([pair for i, pair in enumerate(pairs) if pair not in pairs[:i]])
+
+
 def training_tables():
     """Return the tables of what was trained here; none where every model is taken over."""
     return [*rules.costs.output, *rules.perplexity.output] if TRAINED else []

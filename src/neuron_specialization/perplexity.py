@@ -2,7 +2,8 @@
 
 Read from the ``valid`` records of metrics.jsonl (``nll_by_direction``, bits a target token on the validation
 text). Interference shows as the gap between the loss of a model that shares everything and that of a
-specialised one, at equal updates: gap = nll(control) − nll(system).
+specialised one: gap = nll(control) − nll(system). Only models of equal training have one: what more updates
+gain is no interference.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ class RunLosses:
     def run(self) -> str:
         """Its name."""
         return self.training.system
+
+    @property
+    def training_before(self) -> tuple[str | None, int]:
+        """What it went on from (a checksum), and the updates it made in all: equal where runs compare."""
+        return self.training.init_sha256, max(
+            (record["update"] for record in self.training.records), default=0
+        )
 
     def at_published(self, directions: Sequence[str]) -> list[float] | None:
         """The losses of the published model, or None where one is not known."""
@@ -107,38 +115,44 @@ class Gap:
 
 
 def interference(
-    runs: Sequence[RunLosses], groups: Sequence[DirectionGroup], controls: Sequence[str] | None = None
+    runs: Sequence[RunLosses],
+    groups: Sequence[DirectionGroup],
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> list[Gap]:
-    """Return the gaps of every system to the controls, for each direction and each set of directions.
+    """Return the gaps of systems to their controls, for each direction and each set of directions.
 
-    Only runs of one seed are compared; a gap is given where all of these have their losses.
+    Only runs of one seed are compared, that went on from the same model (or both from scratch) for as many
+    updates; a gap is given where all of these have their losses.
 
     Args:
         runs: of all systems and seeds.
         groups: the directions.
-        controls: systems; default: as in the tables.
+        pairs: (system, control); default: every system with the controls of the tables.
     """
     by_system: dict[str, dict[int | None, RunLosses]] = {}
     for run in runs:
         system, seed = split_run(run.run)
         by_system.setdefault(system, {})[seed] = run
-    controls = controls_of(by_system) if controls is None else controls
+    if pairs is None:
+        pairs = [(one, other) for other in controls_of(by_system) for one in by_system if one != other]
     sets = [(ALL, group, tier, branch, rows) for group, tier, branch, rows in direction_sets(groups)]
     sets += [(row.direction, row.group, row.tier, row.branch, [row]) for row in groups]
     gaps = []
-    for system, of_system in by_system.items():
-        # a control is compared only with those after it: not twice with the sign turned
-        others = controls[controls.index(system) + 1 :] if system in controls else controls
-        for control in others:
-            pairs = [(run, by_system[control][s]) for s, run in of_system.items() if s in by_system[control]]
-            for direction, group, tier, branch, rows in sets:
-                names = [row.direction for row in rows]
-                found = [_gap(run, other, names) for run, other in pairs]
-                values = [value for value in found if value is not None]
-                if values and len(values) == len(found):
-                    sd = stdev(values) if len(values) > 1 else None
-                    place = (system, control, direction, group, tier, branch)
-                    gaps.append(Gap(*place, fmean(values), sd, len(values)))
+    for system, control in pairs:
+        ours, theirs = by_system.get(system, {}), by_system.get(control, {})
+        compared = [
+            (run, theirs[seed])
+            for seed, run in ours.items()
+            if seed in theirs and run.training_before == theirs[seed].training_before
+        ]
+        for direction, group, tier, branch, rows in sets:
+            names = [row.direction for row in rows]
+            found = [_gap(run, other, names) for run, other in compared]
+            values = [value for value in found if value is not None]
+            if values and len(values) == len(found):
+                sd = stdev(values) if len(values) > 1 else None
+                place = (system, control, direction, group, tier, branch)
+                gaps.append(Gap(*place, fmean(values), sd, len(values)))
     return gaps
 
 

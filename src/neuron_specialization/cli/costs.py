@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from neuron_specialization.cli.options import first_seed_option, groups_option
+from neuron_specialization.errors import ConfigError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -34,13 +36,17 @@ def costs(training: Path, masks: Path, benchmarks: Path, runs: str, seed: int | 
 @click.option("--training", type=FOLDER, required=True, help="Holds RUN/model.json and metrics.jsonl.")
 @click.option("--runs", required=True, help="E.g. baseline,ns,ns@223.")
 @groups_option
-@click.option("--controls", help="Systems that others are compared with; default: continued and baseline.")
+@click.option(
+    "--pairs",
+    metavar="JSON",
+    help='Whose gaps are tabulated: [["ns", "continued"], …]; default: all against continued and baseline.',
+)
 @first_seed_option
 @click.option("--output", type=FOLDER, required=True, help="Folder for perplexity.csv and interference.csv.")
 def perplexity(
-    training: Path, runs: str, groups: str, controls: str | None, seed: int | None, output: Path
+    training: Path, runs: str, groups: str, pairs: str | None, seed: int | None, output: Path
 ) -> None:
-    """Tabulate the perplexity of each direction over training, and the gaps between systems."""
+    """Tabulate each direction's perplexity over training, and the gaps between systems trained alike."""
     from neuron_specialization.cli.report import parse_groups
     from neuron_specialization.perplexity import (
         interference,
@@ -51,7 +57,7 @@ def perplexity(
 
     directions = parse_groups(groups)
     found = read_losses(training, runs.split(","))
-    gaps = interference(found, directions, controls.split(",") if controls else None)
+    gaps = interference(found, directions, None if pairs is None else _parsed_pairs(pairs))
     write_perplexity_csv(output / "perplexity.csv", found, directions, seed)
     write_interference_csv(output / "interference.csv", gaps)
     for run in found:
@@ -65,3 +71,12 @@ def perplexity(
         if gap.direction == gap.tier == gap.branch == "all":
             deviation = "" if gap.sd is None else f" ± {gap.sd:.4f}"
             click.echo(f"{gap.system} − {gap.control}, {gap.group}: {-gap.gap:+.4f}{deviation} bits a token")
+
+
+def _parsed_pairs(text: str) -> list[tuple[str, str]]:
+    try:
+        return [(str(system), str(control)) for system, control in json.loads(text)]
+    except (ValueError, TypeError):
+        raise ConfigError(
+            "--pairs is not a list of two systems each", hint='for example [["ns", "continued"]]'
+        ) from None
