@@ -103,15 +103,30 @@ class ScoreTable:
         )
 
     def missing(self) -> list[str]:
-        """The combinations without a score file, as ``run/testset/direction``."""
-        return [
-            f"{run}/{testset}/{row.direction}"
-            for testset in self.testsets
-            for runs in self.runs.values()
-            for run in runs
-            for row in self.directions
-            if (run, testset, row.direction) not in self.scores
-        ]
+        """The combinations without a score file, as ``run/testset/direction``.
+
+        Where the file is there and lacks a metric that another run has for that direction, with the metric.
+        """
+        found = []
+        every_run = [run for runs in self.runs.values() for run in runs]
+        for testset in self.testsets:
+            for run in every_run:
+                for row in self.directions:
+                    own = self.scores.get((run, testset, row.direction))
+                    if own is None:
+                        found.append(f"{run}/{testset}/{row.direction}")
+                        continue
+                    found += [
+                        f"{run}/{testset}/{row.direction} ({label(metric)})"
+                        for metric in self.metrics
+                        if metric not in own["metrics"]
+                        and any(
+                            metric in self.scores[other, testset, row.direction]["metrics"]
+                            for other in every_run
+                            if (other, testset, row.direction) in self.scores
+                        )
+                    ]
+        return found
 
     def alternatives(self, testset: str) -> list[dict[str, Any]]:
         """The scores of a test set that have a second reading of the text (see ``scoring.score_all``)."""

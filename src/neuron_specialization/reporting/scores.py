@@ -27,7 +27,10 @@ _WIDE = 3
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over seeds: ``values`` one a seed; empty where there is a gap, ``present`` of ``expected``."""
+    """A mean over seeds: ``values`` one a seed; empty where there is a gap.
+
+    ``present`` of the ``expected`` directions are there, or of one direction's seeds.
+    """
 
     values: list[float]
     present: int = 1
@@ -78,40 +81,52 @@ def read_evaluation(folder: str | Path, comparisons: Iterable[Comparison]) -> Ev
     folder = Path(folder)
     rows, summary = _rows(folder / "scores.csv"), _rows(folder / "summary.csv")
     metrics = [key.removesuffix("_signature") for key in rows[0] if key.endswith("_signature")]
-    found: dict[tuple[str, str, str, str], list[float]] = {}
+    found: dict[tuple[str, str, str, str], list[float | None]] = {}
     signatures: dict[tuple[str, str], dict[str, None]] = {}
-    lengths: dict[tuple[str, str, str], list[float]] = {}
+    lengths: dict[tuple[str, str, str], list[float | None]] = {}
     for row in rows:
-        if row.get("length_ratio"):
-            place = (row["testset"], base(row["system"]), row["direction"])
-            lengths.setdefault(place, []).append(float(row["length_ratio"]))
+        place = (row["testset"], base(row["system"]), row["direction"])
+        lengths.setdefault(place, []).append(_number(row.get("length_ratio")))
         for metric in metrics:
-            values = found.setdefault((row["testset"], metric, base(row["system"]), row["direction"]), [])
-            if row.get(metric):
-                values.append(float(row[metric]))
+            key = (row["testset"], metric, base(row["system"]), row["direction"])
+            found.setdefault(key, []).append(_number(row.get(metric)))
             if row.get(f"{metric}_signature"):
                 signatures.setdefault((row["testset"], metric), {})[row[f"{metric}_signature"]] = None
     by_pair: dict[tuple[str, str, str], list[Comparison]] = {}
     for comparison in comparisons:
-        key = (comparison.testset, base(comparison.system), base(comparison.control))
-        by_pair.setdefault(key, []).append(comparison)
+        pair = (comparison.testset, base(comparison.system), base(comparison.control))
+        by_pair.setdefault(pair, []).append(comparison)
     return Evaluation(
         testsets=list(dict.fromkeys(row["testset"] for row in rows)),
         systems=list(dict.fromkeys(base(row["system"]) for row in rows)),
         metrics=metrics,
         directions={row["direction"]: {key: row[key] for key in ("group", "tier", "branch")} for row in rows},
         sets=list(dict.fromkeys((row["group"], row["tier"], row["branch"]) for row in summary)),
-        scores={
-            key: Score(values, sd=_deviation(values), seeds=len(values)) for key, values in found.items()
-        },
+        scores={key: _over_seeds(values) for key, values in found.items()},
         means={_mean_key(row): _mean(row) for row in summary},
         segments={
             (row["testset"], row["direction"]): int(row["segments"]) for row in rows if row["segments"]
         },
         signatures={key: sorted(names) for key, names in signatures.items()},
         comparisons=by_pair,
-        lengths=lengths,
+        lengths={key: known for key, values in lengths.items() if (known := _complete(values))},
     )
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
+
+
+def _complete(values: Sequence[float | None]) -> list[float]:
+    """The values, none if one is missing: no mean is over fewer."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
+
+
+def _over_seeds(values: Sequence[float | None]) -> Score:
+    known = _complete(values)
+    present = sum(value is not None for value in values)
+    return Score(known, present, len(values), _deviation(known), len(values))
 
 
 def base(run: str) -> str:
