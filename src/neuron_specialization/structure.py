@@ -49,6 +49,16 @@ def arrangements(labels: Sequence[str]) -> int:
     return math.factorial(len(labels)) // math.prod(map(math.factorial, Counter(labels).values()))
 
 
+def least_p(branches: Sequence[str], test: Mapping[str, Any]) -> float:
+    """The smallest p-value that a test over these branches can give, however clear the structure.
+
+    Branches of one size can change their names: the arrangement found then counts several times among all.
+    """
+    same = math.prod(math.factorial(n) for n in Counter(Counter(branches).values()).values())
+    tried = int(test["arrangements"])
+    return same / tried if test["exact"] else 1 / (tried + 1)
+
+
 def family_test(
     similarity: NDArray[np.float64],
     branches: Sequence[str],

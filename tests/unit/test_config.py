@@ -21,6 +21,7 @@ from neuron_specialization.config import (
     parse_spec,
     recipe_of,
 )
+from neuron_specialization.config.comparisons import unequal_training
 from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
 from neuron_specialization.errors import ConfigError
 from tests.conftest import REPOSITORY
@@ -236,6 +237,31 @@ def test_mask_baseline() -> None:
     systems = {"old": {}, "base": {}, "ns": {"from": "base", "masks": "k95"}}
     assert parsed(systems=systems).mask_baseline() == "base"
     assert parsed(systems={"old": {}, "base": {}}).mask_baseline() == "old"
+
+
+def test_unequal_training_of_two_systems_is_told() -> None:
+    systems = {
+        "baseline": {},
+        "continued": {"from": "baseline"},
+        "ns": {"from": "baseline", "masks": "k95"},
+        "ns_long": {"from": "baseline", "masks": "k95", "training": {"max_updates": 80}},
+        "often": {"from": "baseline", "training": {"validate_every": 7}},
+        "scratch": {"training": {"max_updates": 20}},
+        "theirs": {"checkpoint": "theirs.pt"},
+        "theirs_too": {"checkpoint": "theirs.pt"},
+    }
+    config = parsed(systems=systems)
+
+    def told(system: str, control: str) -> str:
+        return unequal_training(config, system, control)
+
+    assert told("ns", "continued") == told("often", "continued") == told("theirs", "theirs_too") == ""
+    assert "ns had 20 more updates than baseline" in told("ns", "baseline")
+    assert told("ns_long", "continued") == (
+        "ns_long and continued were not trained alike: max_updates 80 against 20."
+    )
+    assert "from baseline against from scratch" in told("ns", "scratch")
+    assert "theirs was not trained here" in told("ns", "theirs")
 
 
 def test_the_recipe_survives_json_and_names_a_run() -> None:

@@ -162,6 +162,21 @@ def test_seeds_are_put_together(tmp_path: Path) -> None:
     assert cells_of(means)["all"][3] == "+0.40 ± 0.14 (1/2)"
 
 
+def test_a_seed_without_a_score_leaves_a_gap_and_no_mean_of_the_others(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path)
+    lines = (folder / "scores.csv").read_text(encoding="utf-8").splitlines()
+    further = [line.replace("ns,", "ns@223,", 1) for line in lines if line.startswith("ns,")]
+    position = lines[0].split(",").index("bleu")
+    cells = further[0].split(",")
+    cells[position] = ""
+    (folder / "scores.csv").write_text(
+        "\n".join([*lines, ",".join(cells), *further[1:]]) + "\n", encoding="utf-8"
+    )
+    _, directions = tables_of(folder)
+    assert cells_of(directions)["en-de"][2] == "– (1/2)"
+    assert cells_of(directions)["de-en"][2] == "20.50 ± 0.00"
+
+
 def test_many_systems_get_a_table_of_their_own(tmp_path: Path) -> None:
     folder = write_tables(tmp_path)
     for name in ("scores.csv", "summary.csv"):
@@ -321,10 +336,29 @@ def test_several_seeds_decide_by_their_spread() -> None:
     assert (effect.low, effect.high) == pytest.approx(
         (0.6 - 4.3027 * 0.1 / 3**0.5, 0.6 + 4.3027 * 0.1 / 3**0.5), abs=1e-4
     )
-    assert effect.verdict == "better" and effect.p is None
+    # t = 0.6 / (0.1 / √3) = 10.39 with 2 degrees of freedom
+    assert effect.verdict == "better" and effect.p == pytest.approx(0.00913, abs=1e-5)
     # each significant by itself, but the seeds disagree
     assert answer([comparison(delta, 0.001) for delta in (0.9, -0.3, 0.5)]).verdict == "unclear"
     assert "3 seeds" in answer(runs).sentences[-1]
+
+
+@pytest.mark.parametrize(("confidence", "quantile"), [(0.8, 1.8856), (0.95, 4.3027), (0.99, 9.9248)])
+def test_the_interval_over_seeds_is_as_wide_as_it_says(confidence: float, quantile: float) -> None:
+    runs = [comparison(delta, 0.001) for delta in (0.5, 0.6, 0.7)]
+    runs = [replace(run, settings=replace(run.settings, confidence=confidence)) for run in runs]
+    effect = overall(effects(runs, "bleu"))
+    assert effect.high - effect.delta == pytest.approx(quantile * 0.1 / 3**0.5, abs=1e-4)
+    # the verdict is at 0.05 whatever the interval shows
+    assert effect.verdict == "better"
+    assert f"{confidence * 100:.0f} % interval {effect.low:+.2f}" in answer(runs).sentences[0]
+
+
+def test_a_difference_of_unequal_training_is_no_verdict() -> None:
+    found = answer([comparison(0.5, 0.01)], "ns had 240 more updates.")
+    assert found.headline == "Yes: ns is better than continued by BLEU. Their training differs, too."
+    assert found.verdict == "mixed" and found.sentences[0] == "ns had 240 more updates."
+    assert answer([comparison(0.5, 0.5)], "ns had 240 more updates.").verdict == "unclear"
 
 
 def test_where_and_context() -> None:
@@ -332,22 +366,38 @@ def test_where_and_context() -> None:
     groups = [replace(row, p=0.01) if row.group == "en→X" else row for row in base.groups]
     where = next(s for s in answer([replace(base, groups=groups)]).sentences if s.startswith("Where"))
     assert "BLEU higher in en→X (+0.50)" in where and "X→en" not in where
-    assert "none of 2 subsets" in " ".join(answer([base]).sentences)
+    # a branch of one group of directions is a subset, too
+    groups = [*base.groups, replace(base.groups[0], branch="Germanic", p=0.01)]
+    assert any("Germanic (+0.50)" in s for s in answer([replace(base, groups=groups)]).sentences)
+    assert f"none of {len(base.groups) - 1} subsets" in " ".join(answer([base]).sentences)
     assert context("continued", "baseline", [base]).startswith(
         "For comparison, continued against baseline: BLEU +0.50"
     )
 
 
 def test_family_structure_in_words() -> None:
-    test = {"difference": 0.035, "p": 0.0036, "arrangements": 1680, "exact": True, "seed": None}
+    test = {"difference": 0.035, "p": 6 / 1680, "arrangements": 1680, "exact": True, "seed": None}
     flat = test | {"difference": 0.0, "p": 1.0}
+    branches = ["Germanic"] * 3 + ["Romance"] * 3 + ["Slavic"] * 3
     overlap = {
         "groups": {
-            "en→X": {"structure": {"tests": {"all": test}}},
-            "X→en": {"structure": {"tests": {"all": flat}}},
-            "X→Y": {"structure": {"tests": {"all": test | {"p": None}}}},
+            group: {"structure": {"tests": {"all": of_group}, "branches": branches}}
+            for group, of_group in (("en→X", test), ("X→en", flat), ("X→Y", test | {"p": None}))
         }
     }
     (sentence,) = family_sentences({"k95": overlap})
-    assert "en→X: yes (IoU within branches less IoU across +3.5 points, p = 0.004, all 1,680" in sentence
+    assert "en→X: yes (IoU within branches less IoU across +3.5 points, p = 0.004 of all 1,680" in sentence
+    assert sentence.count("the smallest there can be") == 1
     assert "X→en: not shown" in sentence and "X→Y" not in sentence
+
+
+def test_masks_made_by_branch_prove_nothing_of_families() -> None:
+    sentences = family_sentences({"k95": {"groups": {}}, "by_branch": {"groups": {}}}, ["by_branch"])
+    assert sentences == ["The masks by_branch follow language families by construction: one a branch."]
+
+
+def test_too_few_directions_cannot_show_families() -> None:
+    test = {"difference": 0.1, "p": 1 / 3, "arrangements": 6, "exact": True, "seed": None}
+    structure = {"tests": {"all": test}, "branches": ["a", "a", "b", "b"]}
+    (sentence,) = family_sentences({"k95": {"groups": {"en→X": {"structure": structure}}}})
+    assert "not shown" in sentence and "0.333: too few directions to tell" in sentence

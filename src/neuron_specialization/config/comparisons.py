@@ -73,6 +73,37 @@ def main_comparisons(config: Config) -> list[tuple[str, str]]:
     return [pair for pair in comparisons(config) if pair in wanted]
 
 
+# settings of a training that do not change what is learnt from, nor how
+_NOT_LEARNING = {"validate_every", "save_every", "implementation", "products"}
+
+
+def unequal_training(config: Config, system: str, control: str) -> str:
+    """How the training of two systems differs beside the masks, as a sentence; empty where it does not."""
+    ours, theirs = config.systems[system], config.systems[control]
+    if ours.checkpoint is not None or theirs.checkpoint is not None:
+        if ours.checkpoint is not None and theirs.checkpoint is not None:
+            return ""
+        taken = system if ours.checkpoint is not None else control
+        return f"{taken} was not trained here: whether both had equal training is not known."
+    if ours.init == control:
+        more = config.training_of(system).max_updates
+        return (
+            f"{system} had {more:,} more updates than {control}, from which it goes on: what these are "
+            "worth by themselves, a control that had them, too, would show "
+            f"({CONTROL}: from the same model, without masks)."
+        )
+    settings = [config.training_of(name).model_dump() for name in (system, control)]
+    differences = [
+        f"{key} {settings[0][key]} against {settings[1][key]}"
+        for key in settings[0]
+        if key not in _NOT_LEARNING and settings[0][key] != settings[1][key]
+    ]
+    if ours.init != theirs.init:
+        starts = [f"from {one.init}" if one.init else "from scratch" for one in (ours, theirs)]
+        differences.insert(0, " against ".join(starts))
+    return f"{system} and {control} were not trained alike: {'; '.join(differences)}." if differences else ""
+
+
 def sweep(config: Config) -> list[tuple[str, float, str]]:
     """(system, k, selection) of systems that differ in the k of their masks only; none if there is one k."""
     found: dict[float, tuple[str, float, str]] = {}

@@ -7,7 +7,7 @@ say is said, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.reporting.table import fixed
 from neuron_specialization.scoring import decimals, label
 from neuron_specialization.significance import Comparison, GroupResult
+from neuron_specialization.structure import least_p
 from neuron_specialization.tables import ALL, set_name
 
 LEVEL = 0.05
@@ -30,9 +31,10 @@ class Effect:
     Attributes:
         metric, group, tier, branch: of what.
         delta: mean over seeds.
-        low, high: of one seed the bootstrap interval; of several the t interval over the seeds.
-        verdict: whether the interval (of several seeds) or p-value (of one) speaks for a difference.
-        p: of one seed; None of several.
+        low, high: of one seed the bootstrap interval; of several the t interval over the seeds. As wide as
+            the comparisons' ``confidence`` says.
+        verdict: what the p-value says at 0.05.
+        p: of one seed the bootstrap's, of several that of a t test over the seeds.
         score, control_score: means over seeds.
         directions: in the set.
         seeds: how many runs.
@@ -46,7 +48,7 @@ class Effect:
     low: float
     high: float
     verdict: Verdict
-    p: float | None
+    p: float
     score: float
     control_score: float
     directions: int
@@ -74,20 +76,18 @@ def effects(comparisons: Sequence[Comparison], metric: str) -> list[Effect]:
             for row in comparison.groups
             if (row.metric, row.group, row.tier, row.branch) == key
         ]
-        found.append(_effect(rows))
+        found.append(_effect(rows, comparisons[0].settings.confidence))
     return found
 
 
-def _effect(rows: Sequence[GroupResult]) -> Effect:
+def _effect(rows: Sequence[GroupResult], confidence: float) -> Effect:
     first, deltas = rows[0], [row.delta for row in rows]
     delta = fmean(deltas)
     if len(rows) == 1:
         low, high, p = first.low, first.high, first.p
-        verdict: Verdict = "unclear" if p >= LEVEL else "better" if delta > 0 else "worse"
     else:
-        half = _t_quantile(len(rows) - 1) * stdev(deltas) / math.sqrt(len(rows))
-        low, high, p = delta - half, delta + half, None
-        verdict = "better" if low > 0 else "worse" if high < 0 else "unclear"
+        low, high, p = _over_seeds(deltas, confidence)
+    verdict: Verdict = "unclear" if p >= LEVEL else "better" if delta > 0 else "worse"
     return Effect(
         *(first.metric, first.group, first.tier, first.branch),
         delta=delta,
@@ -102,11 +102,15 @@ def _effect(rows: Sequence[GroupResult]) -> Effect:
     )
 
 
-def _t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t."""
-    from scipy.special import stdtrit
+def _over_seeds(deltas: Sequence[float], confidence: float) -> tuple[float, float, float]:
+    """Bounds of Student's t interval of a mean, and the two-sided p-value of "it is zero"."""
+    from scipy.special import stdtr, stdtrit
 
-    return float(stdtrit(freedom, 0.975))
+    delta, error, freedom = fmean(deltas), stdev(deltas) / math.sqrt(len(deltas)), len(deltas) - 1
+    half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+    if not error:
+        return delta, delta, 0.0 if delta else 1.0
+    return delta - half, delta + half, 2 * float(stdtr(freedom, -abs(delta) / error))
 
 
 def overall(found: Sequence[Effect]) -> Effect:
@@ -115,15 +119,28 @@ def overall(found: Sequence[Effect]) -> Effect:
     return next((effect for effect in whole if effect.group == ALL), whole[-1])
 
 
-def answer(comparisons: Sequence[Comparison]) -> Answer:
-    """Answer for one system against one control on one test set; one comparison a seed, at least one."""
+def answer(comparisons: Sequence[Comparison], unequal: str = "") -> Answer:
+    """Answer for one system against one control on one test set.
+
+    Args:
+        comparisons: one a seed, at least one.
+        unequal: how the training of the two differs beside the masks, where it does: a sentence. A difference
+            is then no verdict on the masks, and the headline says so.
+    """
     system, control = (name.partition("@")[0] for name in (comparisons[0].system, comparisons[0].control))
     metrics = comparisons[0].settings.metrics
     by_metric = {metric: effects(comparisons, metric) for metric in metrics}
     wholes = {metric: overall(found) for metric, found in by_metric.items()}
     headline, verdict = _headline(system, control, wholes)
-    sentences = [_numbers(wholes[metric], comparisons) for metric in metrics]
+    if unequal:
+        headline = f"{headline} Their training differs, too."
+        verdict = "unclear" if verdict == "unclear" else "mixed"
+    sentences = [unequal] if unequal else []
+    sentences += [_numbers(wholes[metric], comparisons) for metric in metrics]
     sentences += [_directions(comparisons, metrics), _where(by_metric)]
+    sentences += [
+        f"Not compared by {label(metric)}: {reason}." for metric, reason in comparisons[0].skipped.items()
+    ]
     sentences.append(_certainty(list(wholes.values())))
     differences = [
         f"{label(metric)} {fixed(effect.delta, decimals(metric), signed=True)}"
@@ -159,7 +176,7 @@ def interval_text(effect: Effect, confidence: float = 0.95) -> str:
     places = decimals(effect.metric)
     text = f"{fixed(effect.delta, places, signed=True)}, {confidence * 100:.0f} % interval "
     text += f"{fixed(effect.low, places, signed=True)} to {fixed(effect.high, places, signed=True)}"
-    return text if effect.p is None else f"{text}, {p_text(effect.p)}"
+    return f"{text}, {p_text(effect.p)}"
 
 
 def p_text(p: float) -> str:
@@ -210,12 +227,7 @@ def _where(by_metric: dict[str, list[Effect]]) -> str:
     parts = []
     sets = 0
     for metric, found in by_metric.items():
-        # of the means of one direction group only the whole: the rest is in the tables
-        subsets = [
-            effect
-            for effect in found
-            if effect is not overall(found) and (effect.group == ALL or effect.tier == effect.branch == ALL)
-        ]
+        subsets = [effect for effect in found if effect is not overall(found)]
         sets = len(subsets)
         for verdict, word in (("better", "higher"), ("worse", "lower")):
             names = [
@@ -262,10 +274,20 @@ def context(system: str, control: str, comparisons: Sequence[Comparison]) -> str
     return f"For comparison, {system} against {control}: {'; '.join(parts)}."
 
 
-def family_sentences(overlaps: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """For each selection: whether directions of one branch keep more of the same neurons."""
+def family_sentences(
+    overlaps: Mapping[str, Mapping[str, Any]], by_construction: Collection[str] = ()
+) -> list[str]:
+    """For each selection: whether directions of one branch keep more of the same neurons.
+
+    Args:
+        overlaps: selection → overlap.json.
+        by_construction: selections whose masks are made one a branch: of them a test says nothing.
+    """
     sentences = []
     for selection, overlap in overlaps.items():
+        if selection in by_construction:
+            sentences.append(f"The masks {selection} follow language families by construction: one a branch.")
+            continue
         parts = []
         for group, content in overlap["groups"].items():
             test = content.get("structure", {}).get("tests", {}).get("all")
@@ -274,9 +296,13 @@ def family_sentences(overlaps: Mapping[str, Mapping[str, Any]]) -> list[str]:
             points = fixed(100 * test["difference"], 1, signed=True)
             how = "all" if test["exact"] else "random"
             verdict = "yes" if test["p"] < LEVEL and test["difference"] > 0 else "not shown"
+            least = least_p(content["structure"]["branches"], test)
+            smallest = ", the smallest there can be" if test["p"] <= least * (1 + 1e-6) else ""
+            if least >= LEVEL:
+                smallest = f", of which the smallest there can be is {least:.3f}: too few directions to tell"
             parts.append(
                 f"{group}: {verdict} (IoU within branches less IoU across {points} points, "
-                f"{p_text(test['p'])}, {how} {test['arrangements']:,} arrangements)"
+                f"{p_text(test['p'])} of {how} {test['arrangements']:,} arrangements{smallest})"
             )
         if parts:
             sentences.append(f"Do the masks {selection} follow language families? {'; '.join(parts)}.")

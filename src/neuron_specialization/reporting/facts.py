@@ -100,7 +100,7 @@ def training_table(folder: Path, runs: Sequence[str]) -> Table | None:
         return None
     columns = [Column("system", "text"), Column("seed"), Column("parameters"), Column("updates\n(published)")]
     columns += [Column("tokens an update\n(padded, at most)"), Column("peak learning\nrate")]
-    columns += [Column("validation\nloss"), Column("model, sha256", "text")]
+    columns += [Column("validation loss\n(label-smoothed)"), Column("model, sha256", "text")]
     return Table("training", "Trained models", columns, rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.config import Config, selections_by_run, systems_by_run
-from neuron_specialization.config.comparisons import comparisons, control_of
+from neuron_specialization.config.comparisons import comparisons, control_of, unequal_training
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting import facts
 from neuron_specialization.reporting.answer import Answer, answer, context, family_sentences
@@ -129,7 +129,7 @@ def build_page(results: str | Path, config: Config, command: str = "snakemake --
     return _render(
         page,
         answers=_answers(page, evaluation),
-        families=family_sentences(_by_first_use(overlaps, config)),
+        families=family_sentences(_by_first_use(overlaps, config), _by_branch(config)),
         sections=[section for section in sections if section.figures or section.tables],
         evaluation=evaluation,
     )
@@ -150,6 +150,11 @@ def _by_first_use(overlaps: dict[str, Any], config: Config) -> dict[str, Any]:
     )
 
 
+def _by_branch(config: Config) -> list[str]:
+    """The selections that have one mask a branch."""
+    return [name for name, selection in selections_by_run(config).items() if selection.method == "family"]
+
+
 def _answers(page: _Page, evaluation: Evaluation) -> list[tuple[str, Answer]]:
     """The answers for each test set: of `ns` against the control, then of the other masked systems."""
     found = []
@@ -159,7 +164,7 @@ def _answers(page: _Page, evaluation: Evaluation) -> list[tuple[str, Answer]]:
             of_pair = evaluation.comparisons.get((testset, system, control))
             if of_pair is None:
                 continue
-            result = answer(of_pair)
+            result = answer(of_pair, unequal_training(page.config, system, control))
             origin = page.config.systems[control].init
             of_control = evaluation.comparisons.get((testset, control, origin or ""))
             if of_control and origin:
@@ -210,16 +215,14 @@ def _training(page: _Page) -> Section:
         "Perplexity by direction",
         "Validation loss (perplexity = 2^loss) against updates, a line a system (mean over seeds).",
     )
-    figures += page.figure(
-        "interference", "Interference", "Validation loss of the control less the system's."
-    )
     tables = [(facts.training_table(page.results / "training", runs), f"{page.command} models")]
     for name, caption, note in (
         ("costs", "What each system costs", "– is not known."),
         (
             "interference",
             "Interference: validation loss of the control less that of the system",
-            "Bits a target token at the published updates; above 0 the system suffers less interference.",
+            "Bits a target token, of published models that went on from the same one for as many updates; "
+            "above 0 the system suffers less interference.",
         ),
     ):
         path = f"tables/{name}.csv"
@@ -299,12 +302,13 @@ def _method(config: Config) -> list[str]:
     return [
         "Neuron Specialization (Tan, Wu and Monz, EMNLP 2024): in each feed-forward layer of a trained "
         "multilingual Transformer, the neurons that make up most of a direction's activity on validation "
-        "text are kept for that direction; training goes on with every direction updating its own neurons "
-        "only. Masked neurons are masked in translation, too.",
+        "text are kept for that direction. Training goes on with the first matrix's rows of the other "
+        "neurons masked: that direction neither uses nor changes them; all other parameters are trained by "
+        "every direction. Masked neurons are masked in translation, too.",
         f"Model: {model.encoder_layers} encoder and {model.decoder_layers} decoder layers, width "
-        f"{model.d_model}, {model.d_ff:,} neurons a feed-forward layer, {model.heads} heads. Systems that go "
-        "on from a baseline get the same updates and tokens, so that a difference to the control is not one "
-        "of training time.",
+        f"{model.d_model}, {model.d_ff:,} neurons a feed-forward layer, {model.heads} heads. A system "
+        "and its control are to have the same updates on as many tokens, so that a difference is not one of "
+        "training time; where they had not, the answer says so.",
         f"Translation: {config.translation.engine}, beam {config.translation.beam}, length penalty "
         f"{config.translation.length_penalty:g}. Scores: sacrebleu; detokenisation: "
         f"{config.scoring.detokenizer}.",
