@@ -19,6 +19,8 @@ from neuron_specialization.data_bin import read_parallel
 from neuron_specialization.directions import Direction
 from neuron_specialization.export import export_system, read_symbols
 from neuron_specialization.files import read_lines
+from neuron_specialization.significance import PairedFiles, Settings, compare
+from neuron_specialization.tables import DirectionGroup
 from neuron_specialization.translation import SearchOptions, Translator
 from neuron_specialization.translation_fairseq import open_checkpoint
 from tests.conftest import shared_file
@@ -108,6 +110,15 @@ def test_oracle_baseline(tmp_path: Path) -> None:
     assert len(different) <= 2, different  # none of all 1,600 where this was written
 
 
+TYPES = ("int8", "float32")
+
+
+def _experiment() -> Path:
+    if "NS_EXPERIMENT" not in os.environ:
+        pytest.skip("NS_EXPERIMENT names no finished experiment, e.g. NS_EXPERIMENT=results/demo")
+    return Path(os.environ["NS_EXPERIMENT"])
+
+
 def _systems() -> list[str]:
     return os.environ.get("NS_SYSTEMS", "ns").split(",")
 
@@ -117,17 +128,14 @@ def _systems() -> list[str]:
 def test_trained_experiment(system: str, tmp_path: Path) -> None:
     """At least 99.5 % of the sentences are the same over all directions, and no BLEU moves by over 0.05.
 
-    int8 is allowed 0.5 BLEU. The counts and scores are printed (``-s``), as JSON.
+    The counts and scores are printed (``-s``), as JSON.
     """
-    if "NS_EXPERIMENT" not in os.environ:
-        pytest.skip("NS_EXPERIMENT names no finished experiment, e.g. NS_EXPERIMENT=results/demo")
     from sacrebleu.metrics import BLEU
 
-    folder = Path(os.environ["NS_EXPERIMENT"])
+    folder = _experiment()
     checkpoint = folder / "training" / system / "model.pt"
     export_system(checkpoint, folder / "vocabulary", tmp_path / "models")
     ctranslate2 = Translator.load(tmp_path / "models", threads=2)
-    int8 = Translator.load(tmp_path / "models", threads=2, compute_type="int8")
     fairseq = open_checkpoint(checkpoint, folder / "vocabulary", threads=2)
     rows = []
     for direction in ctranslate2.directions:
@@ -136,8 +144,7 @@ def test_trained_experiment(system: str, tmp_path: Path) -> None:
         references = [read_lines(f"{pair}.{direction.target}")]
         expected = fairseq.translate(sources, direction)
         found = ctranslate2.translate(sources, direction)
-        small = int8.translate(sources, direction)
-        scores = [BLEU().corpus_score(text, references).score for text in (expected, found, small)]
+        scores = [BLEU().corpus_score(text, references).score for text in (expected, found)]
         different = [
             {"source": source, "fairseq": theirs, "ctranslate2": ours}
             for source, theirs, ours in zip(sources, expected, found, strict=True)
@@ -148,7 +155,7 @@ def test_trained_experiment(system: str, tmp_path: Path) -> None:
                 "direction": str(direction),
                 "sentences": len(sources),
                 "same": len(sources) - len(different),
-                "bleu": dict(zip(("fairseq", "ctranslate2", "int8"), scores, strict=True)),
+                "bleu": dict(zip(("fairseq", "ctranslate2"), scores, strict=True)),
                 "different": different,
             }
         )
@@ -159,4 +166,36 @@ def test_trained_experiment(system: str, tmp_path: Path) -> None:
     for row in rows:
         bleu = row["bleu"]
         assert abs(bleu["ctranslate2"] - bleu["fairseq"]) <= 0.05, row["direction"]
-        assert abs(bleu["int8"] - bleu["fairseq"]) <= 0.5, row["direction"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", _systems())
+def test_int8_costs_a_trained_experiment_nothing_that_can_be_told(system: str, tmp_path: Path) -> None:
+    """8-bit weights change a quarter of the sentences, in either direction.
+
+    The mean over the directions is within 0.5 BLEU, interval included, and no direction is worse or better
+    by both paired tests after Holm's correction. Of 500 segments a single direction's difference has a
+    standard deviation of a quarter of a point: among 18 one is beyond 0.5 every other time.
+    """
+    folder = _experiment()
+    export_system(folder / "training" / system / "model.pt", folder / "vocabulary", tmp_path / "models")
+    engines = {name: Translator.load(tmp_path / "models", threads=2, compute_type=name) for name in TYPES}
+    files = []
+    for direction in engines["int8"].directions:
+        pair = folder / "corpus" / "heldout" / direction.pair
+        sources = read_lines(f"{pair}.{direction.source}")
+        paths = [tmp_path / name / f"{direction}.txt" for name in TYPES]
+        for path, engine in zip(paths, engines.values(), strict=True):
+            path.parent.mkdir(exist_ok=True)
+            lines = engine.translate(sources, direction)
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        files.append(PairedFiles(str(direction), *paths, Path(f"{pair}.{direction.target}")))
+    groups = [DirectionGroup(item.direction, "all", "all", "all") for item in files]
+    found = compare("int8", "float32", "heldout", files, groups, Settings())
+    for row in (*found.directions, *found.groups):
+        print(json.dumps(vars(row), ensure_ascii=False))
+    (whole,) = (row for row in found.groups if row.metric == "bleu")
+    assert -0.5 <= whole.low <= whole.high <= 0.5
+    for row in found.directions:
+        p_values = (row.p_bootstrap_holm, row.p_randomisation_holm)
+        assert max(p for p in p_values if p is not None) >= 0.05, row
