@@ -119,10 +119,13 @@ def page_config():
 
 
 def score_table():
-    """Return the score table as it was printed when it was made; nothing if it is not of the newest scores."""
+    """Return the score table as it was printed when it was made; nothing if it is not of what is there now.
+
+    That is, if a score is missing, or a score or a model is newer: a run for something else made it.
+    """
     table = Path(rules.tables.log[0])
-    scores = [Path(score) for score in rules.tables.input]
-    newest = max((score.stat().st_mtime for score in scores if score.is_file()), default=None)
-    if newest is None or not table.is_file() or table.stat().st_mtime < newest:
+    made_from = [*rules.tables.input, *expand(f"{RESULTS}/training/{{system}}/model.json", system=SYSTEMS)]
+    if not all(Path(file).is_file() for file in [table, *made_from]):
         return ""
-    return table.read_text(encoding="utf-8")
+    newest = max(Path(file).stat().st_mtime for file in made_from)
+    return table.read_text(encoding="utf-8") if table.stat().st_mtime >= newest else ""

@@ -84,6 +84,21 @@ def test_the_score_table_ends_the_run(run: tuple[Workflow, Result], results: Pat
         assert float(row["bleu"]) == pytest.approx(score["metrics"]["bleu"]["score"], abs=0.005)
 
 
+def test_a_run_ends_with_no_table_of_former_models(run: tuple[Workflow, Result], results: Path) -> None:
+    workflow, _ = run
+    costs = ("--forcerun", "costs", "--", "results/smoke/tables/costs.md")
+    table = (workflow.folder / "logs/smoke/tables.log").read_text(encoding="utf-8").splitlines()[0]
+    assert table in workflow.run(*costs).output
+    model = results / "training/ns/model.json"
+    before = model.stat().st_mtime_ns
+    os.utime(model)
+    made = workflow.run(*costs)
+    os.utime(model, ns=(before, before))
+    assert made.jobs == {"costs": 1} and table not in made.output
+    # of a direction that has no score yet
+    assert table not in workflow.run(*costs, overrides={"zero_shot": ["de-es"]}).output
+
+
 def test_progress_is_on_the_terminal_and_in_the_log(run: tuple[Workflow, Result]) -> None:
     workflow, result = run
     for system in CONFIG.systems:
