@@ -41,7 +41,12 @@ from neuron_specialization.trainer_arguments import (
     trainer_environment,
 )
 from neuron_specialization.trainer_process import Outcome, run_trainer
-from neuron_specialization.training_runs import Run, input_checksums, refuse_other_runs
+from neuron_specialization.training_runs import (
+    Run,
+    begun_by_an_earlier_version,
+    input_checksums,
+    refuse_other_runs,
+)
 
 
 def train(
@@ -78,6 +83,7 @@ def train(
     resources = resources or Resources()
     stream = stream or sys.stderr
     run = Run(recipe, input_checksums(recipe, data_bin, init, masks), output)
+    run = begun_by_an_earlier_version(run, data_bin)
     arguments = trainer_arguments(recipe, data_bin, run.folder, resources=resources, init=init, masks=masks)
     check_allocation(resources, os.environ)
     require_gpus(resources.gpus_per_node, who=f"the training of {recipe.system}")

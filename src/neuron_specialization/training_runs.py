@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from neuron_specialization.config import Recipe
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import hash_of, read_json, sha256_of
+
+# the splits of a data-bin that training reads
+_TRAINED = ("train", "valid")
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class Run:
 def input_checksums(recipe: Recipe, data_bin: Path, init: Path | None, masks: Path | None) -> dict[str, str]:
     """Return name → SHA-256 of what a run is trained from.
 
-    The data counts by its manifest, which holds the checksum of each of its files; a data-bin made elsewhere
-    has none and counts by the names and sizes of its files.
+    The data counts by its manifest, which holds the checksum of each of its files: of those that training
+    reads. A data-bin made elsewhere has none and counts by the names and sizes of its files.
 
     Raises:
         TrainingError: an input is missing, naming it.
@@ -66,7 +69,7 @@ def input_checksums(recipe: Recipe, data_bin: Path, init: Path | None, masks: Pa
         raise TrainingError("the binarised data is missing", where=data_bin, hint="run the binarize stage")
     manifest = data_bin / "manifest.json"
     if manifest.is_file():
-        inputs = {"data": hash_of(read_json(manifest))}
+        inputs = {"data": hash_of(_training_part(read_json(manifest)))}
     else:
         files = sorted(path for path in data_bin.rglob("*") if path.is_file())
         inputs = {"data": hash_of([[str(path.relative_to(data_bin)), path.stat().st_size] for path in files])}
@@ -89,6 +92,29 @@ def input_checksums(recipe: Recipe, data_bin: Path, init: Path | None, masks: Pa
             {name: sha256_of(masks / f"{name}.safetensors") for name in recipe.masked_directions}
         )
     return inputs
+
+
+def _training_part(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest without the held-out text, which a data-bin holds, too, and no training reads."""
+    kept = dict(manifest)
+    if "splits" in kept:
+        kept["splits"] = {split: facts for split, facts in kept["splits"].items() if split in _TRAINED}
+    if "files" in kept:
+        kept["files"] = {
+            name: checksum
+            for name, checksum in kept["files"].items()
+            if Path(name).name.partition(".")[0] in (*_TRAINED, "dict")
+        }
+    return kept
+
+
+def begun_by_an_earlier_version(run: Run, data_bin: Path) -> Run:
+    """The run as it was named when the held-out text counted as part of the data, if it was begun then."""
+    manifest = data_bin / "manifest.json"
+    if run.folder.is_dir() or not manifest.is_file():
+        return run
+    former = replace(run, inputs={**run.inputs, "data": hash_of(read_json(manifest))})
+    return former if former.folder.is_dir() else run
 
 
 def _check_data(recipe: Recipe, data_bin: Path) -> None:

@@ -25,7 +25,7 @@ from unittest import mock
 import pytest
 import torch
 
-from neuron_specialization import locks
+from neuron_specialization import locks, training_runs
 from neuron_specialization.checkpoints import load_checkpoint
 from neuron_specialization.cli import main
 from neuron_specialization.config import Model, Recipe, Training
@@ -454,6 +454,39 @@ def test_changed_data_is_refused_half_way(trainings: Trainings) -> None:
     code, text = trainings.run()
     assert code == 1
     assert "the binarised data changed" in text
+
+
+def manifest_of(train: str, heldout: str) -> str:
+    files = {"dict.de.txt": "0", "train.de-en.de.bin": train, "shard0/heldout.de-en.de.bin": heldout}
+    splits = {
+        name: {"de-en": {"segments": len(text)}} for name, text in (("train", train), ("heldout", heldout))
+    }
+    return json.dumps({"pairs": ["de-en"], "splits": splits, "files": files})
+
+
+def test_other_heldout_text_trains_nothing(trainings: Trainings) -> None:
+    manifest = trainings.data_bin / "manifest.json"
+    manifest.write_text(manifest_of("1", "1"))
+    assert trainings.run()[0] == 0
+    manifest.write_text(manifest_of("1", "22"))
+    assert trainings.run()[0] == 0
+    assert len(trainings.records("arguments")) == 1
+    manifest.write_text(manifest_of("2", "22"))
+    assert trainings.run()[0] == 0
+    assert len(trainings.records("arguments")) == 2
+
+
+def test_a_run_from_when_heldout_text_counted_goes_on(
+    trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trainings.data_bin / "manifest.json").write_text(manifest_of("1", "1"))
+    with monkeypatch.context() as former:
+        former.setattr(training_runs, "_training_part", dict)
+        assert trainings.run(FAKE_DIE_AT_UPDATE=35)[0] == 1
+    assert trainings.run()[0] == 0
+    assert (
+        trainings.records("arguments")[-1] and len(list(trainings.output.glob("checkpoints/*/run.json"))) == 1
+    )
 
 
 def test_a_touched_file_changes_nothing(trainings: Trainings) -> None:
