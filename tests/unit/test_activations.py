@@ -36,6 +36,7 @@ from neuron_specialization.cli import cli
 from neuron_specialization.data_bin import Sentences, tagged
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, NeuronSpecializationError
+from neuron_specialization.masks import read_masks
 
 LANGUAGES = ["en", "de", "es"]
 WORDS = 40
@@ -388,14 +389,17 @@ def test_from_checkpoint_to_overlap_by_the_commands(tmp_path: Path, data_bin: Pa
     ]
 
     result = run(
-        "masks", "--activations", tmp_path / "a", "--k", 60, "--zero-shot", "de-es",
-        "--output", tmp_path / "m", "--packed", "--json",
+        "masks", "--activations", tmp_path / "a", "--k", 60, "--output", tmp_path / "m", "--packed", "--json"
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     kept = json.loads(result.stdout)["kept"]
-    assert list(kept) == ["de-en", "en-de", "en-es", "de-es"]
-    assert kept["de-es"]["encoder.layers.0"] == kept["de-en"]["encoder.layers.0"]
-    assert kept["de-es"]["decoder.layers.2"] == kept["en-es"]["decoder.layers.2"]
+    assert list(kept) == ["de-en", "en-de", "en-es"]
+
+    result = run("compose-masks", "--masks", tmp_path / "m", "--directions", "de-es")
+    assert result.exit_code == 0, result.output
+    composed = read_masks(tmp_path / "m" / "de-es.safetensors").kept
+    assert round(composed["encoder.layers.0"], 6) == kept["de-en"]["encoder.layers.0"]
+    assert round(composed["decoder.layers.2"], 6) == kept["en-es"]["decoder.layers.2"]
 
     result = run(
         "overlap", "--masks", tmp_path / "m", "--output", tmp_path / "o.json", "--directions", "en-de,en-es"

@@ -317,6 +317,17 @@ def test_the_command(activations: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "--activations" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [("--tie-break", "index"), ("--directions", "en-de")])
+def test_what_the_spec_decides_is_not_given_twice(
+    option: tuple[str, str], activations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, output = spec({"k": 80}).model_dump_json(), tmp_path / "out"
+    with pytest.raises(SystemExit) as end:
+        main(["masks", "--spec", text, "--activations", str(activations), "--output", str(output), *option])
+    assert end.value.code == 2 and f"{option[0]} belongs to --k" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_a_folder_that_is_needed_and_not_given() -> None:
     with pytest.raises(ConfigError, match="made from like"):
         make_masks(spec({"method": "random", "like": "k80"}), Origins())

@@ -165,18 +165,10 @@ def activations(
 @click.option(
     "--tie-break",
     type=click.Choice(["index", "torch-sort"]),
-    default="index",
-    show_default=True,
-    help="With --k. Equal counts at the cut: the lower index, or the reference's order.",
+    help="With --k. Equal counts at the cut: the lower index (the default), or the reference's order.",
 )
 @click.option("--packed", is_flag=True, help="One bit a neuron instead of one byte.")
 @click.option("--directions", callback=checked_directions, help="With --k. Default: all in the folder.")
-@click.option(
-    "--zero-shot",
-    callback=checked_directions,
-    help="Directions to compose from <src>-<pivot> and <pivot>-<tgt>.",
-)
-@click.option("--pivot", default="en", show_default=True, help="Of --zero-shot.")
 @click.option("--output", type=FOLDER, required=True, help="Folder for <direction>.safetensors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the shares kept as JSON.")
 def masks(
@@ -188,37 +180,30 @@ def masks(
     tie_break: Any,
     packed: bool,
     directions: list[str],
-    zero_shot: list[str],
-    pivot: str,
     output: Path,
     as_json: bool,
 ) -> None:
     """Select the neurons each direction keeps: by activity (--k), or as a configuration says (--spec)."""
     from neuron_specialization.config import MaskSpec, parse_spec
     from neuron_specialization.mask_making import Origins, make_masks
-    from neuron_specialization.masks import LayerMasks, compose, write_masks, zero_shot_parts
+    from neuron_specialization.masks import write_masks
 
     if (spec is None) == (k is None):
         raise click.UsageError("give either --k or --spec")
     if spec is not None:
+        if tie_break or directions:
+            given = "--tie-break" if tie_break else "--directions"
+            raise click.UsageError(f"{given} belongs to --k; a --spec says it itself")
         chosen = parse_spec(MaskSpec, spec)
-        wanted = chosen.directions
     else:
         if activation_folder is None:
             raise click.UsageError("--k selects by activity: give --activations")
-        wanted = directions or present_directions(activation_folder)
-        halves = [half for name in zero_shot for half in zero_shot_parts(name, pivot)]
         values = {
-            "selection": {"k": k, "tie_break": tie_break},
-            "directions": list(dict.fromkeys([*wanted, *halves])),
+            "selection": {"k": k, "tie_break": tie_break or "index"},
+            "directions": directions or present_directions(activation_folder),
         }
         chosen = parse_spec(MaskSpec, json.dumps(values), "selection")
-    made = make_masks(chosen, Origins(activation_folder, like, models))
-    results = {name: made[name] for name in wanted}
-    for name in zero_shot:
-        encoder, decoder = zero_shot_parts(name, pivot)
-        composed = compose(made[encoder], made[decoder])
-        results[name] = LayerMasks(composed.layers, {**composed.metadata, "direction": name})
+    results = make_masks(chosen, Origins(activation_folder, like, models))
     for name, result in results.items():
         write_masks(output / f"{name}.safetensors", result.layers, result.metadata, packed=packed)
     if as_json:
