@@ -214,7 +214,7 @@ def read_scores(
         _merge(scores, _read_files(Path(folder)))
     if not scores:
         raise ScoringError(
-            "no score file is here", where=where, hint="score first: snakemake --cores all score"
+            "no score file is here", where=where, hint="score first: snakemake --cores all tables"
         )
     found_systems = dict.fromkeys(system for system, _, _ in scores)
     if systems is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from neuron_specialization.checkpoint_export import fairseq_state, fold, reference_state
 from neuron_specialization.checkpoint_import import import_model
 from neuron_specialization.checkpoints import Checkpoint, load_checkpoint, plain_state, write_model
-from neuron_specialization.cli import main
+from neuron_specialization.cli import cli, main
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.files import sha256_of
 from neuron_specialization.masks import write_masks
@@ -279,6 +281,20 @@ def test_decoder_tied_models_keep_their_encoder_table(tmp_path: Path) -> None:
     assert set(after.parameters) == set(before.parameters)
     assert all(torch.equal(after.parameters[key], value) for key, value in before.parameters.items())
     assert after.mask_files == {name: f"masks/{name}.pt" for name in fake.DIRECTIONS}
+
+
+def test_the_import_says_who_takes_the_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = reference_state(load_checkpoint(save(tmp_path / "a.pt")), "masks")
+    torch.save(state, tmp_path / "ref.pt")
+    main(["import-checkpoint", "--checkpoint", str(tmp_path / "ref.pt"), "--output", str(tmp_path / "m.pt"),
+          "--allow-unsafe-pickle"])  # fmt: skip
+    named = re.findall(r"([a-z]+(?:-[a-z]+)?)((?: --[a-z]+(?: fairseq)?)+)", capsys.readouterr().err)
+    assert {name for name, _ in named} == {"import-checkpoint", "export", "translate"}
+    for name, options in named:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z]+", options)) <= known
 
 
 def test_a_table_that_is_missing_and_not_tied_is_an_error(tmp_path: Path) -> None:

@@ -72,6 +72,18 @@ def test_all_rules_are_seen() -> None:
     assert LONG | {"fetch", "masks", "overlap", "score", "tables", "testset", "unpack", "all"} <= names
 
 
+def test_the_targets_that_messages_and_pages_name_need_no_wildcard() -> None:
+    files = [
+        *(REPOSITORY / "src").rglob("*.py"),
+        *REPOSITORY.glob("*.md"),
+        *(REPOSITORY / "docs").glob("*.md"),
+    ]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    named = set(re.findall(r"snakemake --cores (?:all|\d+) +(?:-- )?([a-z_]+)\b(?![/.])", text))
+    whole = {rule["name"] for rule in all_rules() if not rule["wildcards"]}
+    assert {"tables", "data"} <= named <= whole
+
+
 def test_documented() -> None:
     assert not failing(all_rules(), lambda rule: not re.match(r"[A-Z].*[.]$", rule["docstring"] or ""))
 

@@ -49,8 +49,9 @@ def import_checkpoint(
     )
     if facts["mask_files"] and masks is None:
         click.echo(
-            "The checkpoint belongs to masks in other files: import those with import-masks, and give them"
-            " to import-checkpoint, export or translate with --masks.",
+            "The checkpoint belongs to masks in other files. Import those with import-masks; then give their"
+            " folder to import-checkpoint --masks or export --masks, or a direction's file to"
+            " translate --engine fairseq --mask.",
             err=True,
         )
 
