@@ -108,7 +108,8 @@ def write_json(path: str | Path, value: Any) -> None:
     """
     path = Path(path)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    # bytes: what stands there may be anything, also no UTF-8
+    if path.is_file() and path.read_bytes() == text.encode():
         return
     with atomic_text(path) as handle:
         handle.write(text)

@@ -91,6 +91,7 @@ def test_equal_json_leaves_the_file_alone(tmp_path: Path) -> None:
     os.utime(path, (1, 1))
     write_json(path, {"b": 1, "a": [1.5, "é"]})
     assert path.stat().st_mtime == 1
+    path.write_bytes(b'{\n  "b": \xff')  # damaged, and no text
     write_json(path, {"b": 2})
     assert path.stat().st_mtime > 1
     assert read_json(path) == {"b": 2}
