@@ -28,9 +28,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_every_command_loads_and_explains_itself(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
-    assert command.help and command.help.strip().splitlines()[0].endswith((".", ":"))
-    for parameter in command.params:
-        assert isinstance(parameter, click.Argument) or parameter.opts
+    for part in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+        assert part.help and part.help.strip().splitlines()[0].endswith((".", ":"))
+        for option in part.params:
+            if isinstance(option, click.Option):
+                # choices or a default may say enough
+                shown = option.help or option.show_default or isinstance(option.type, click.Choice)
+                assert shown, option.opts
 
 
 def test_help_lists_all_commands() -> None:

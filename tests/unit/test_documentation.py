@@ -19,13 +19,25 @@ PAGES = [
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 # not the image or the environment of that name, which commands of docker follow
 _OTHER = r"(?!neuron-specialization|snakemake)"
-COMMAND = re.compile(rf"(?<![\w./-])neuron-specialization {_OTHER}([a-z][a-z-]+)((?: [^\n`|>#]*)?)")
+_PROGRAM = r"(?<![\w./-])(?:neuron-specialization|python -m neuron_specialization)"
+COMMAND = re.compile(rf"{_PROGRAM} {_OTHER}([a-z][a-z-]+)((?: [^\n`|>#]*)?)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 MAKE = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]*)", re.M)
 
 
 @cache
 def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
+    """A page; a command that goes on after a backslash is one line."""
+    return re.sub(r" *\\\n *", " ", page.read_text(encoding="utf-8"))
+
+
+def options_of(name: str) -> set[str]:
+    """The options of a command and of the commands below it."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    parts = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    known = [(*each.opts, *each.secondary_opts) for part in parts for each in part.params]
+    return {option for options in known for option in options} | {"--help"}
 
 
 def slug(heading: str) -> str:
@@ -52,17 +64,17 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_their_options_exist(page: Path) -> None:
-    context = click.Context(cli)
     for name, rest in COMMAND.findall(text_of(page)):
         assert name in COMMANDS, name
-        command = cli.get_command(context, name)
-        assert command is not None
-        parts = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
-        known = {
-            option for part in parts for each in part.params for option in (*each.opts, *each.secondary_opts)
-        }
-        for option in re.findall(r"(?<= )--[a-z][a-z-]*", rest.split(" | ")[0]):
-            assert option in known | {"--help"}, f"{name} {option}"
+        assert set(OPTION.findall(rest)) <= options_of(name), f"{name}{rest}"
+
+
+def test_the_architecture_lists_every_command_with_options_it_has() -> None:
+    section = text_of(REPOSITORY / "docs/architecture.md").split("\n## Commands\n```\n")[1].split("```")[0]
+    listed = [line.partition(" ")[::2] for line in section.splitlines()]
+    assert {name for name, _ in listed} == set(COMMANDS)
+    for name, rest in listed:
+        assert set(OPTION.findall(rest)) <= options_of(name), f"{name} {rest}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -74,6 +86,10 @@ def test_make_targets_exist(page: Path) -> None:
 def test_the_checks_find_what_there_is() -> None:
     """The patterns above match the documentation's own ways of writing."""
     every = "\n".join(map(text_of, PAGES))
+    found = dict(COMMAND.findall(every))
+    assert {"export", "comet", "serve", "unpack"} <= set(found)
+    # after a backslash
+    assert "--directions" in found["comet"] and "--output" in found["export"]
     assert (
         len(LINK.findall(every)) > 20 and len(COMMAND.findall(every)) > 10 and len(MAKE.findall(every)) > 10
     )

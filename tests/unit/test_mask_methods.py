@@ -127,7 +127,7 @@ def test_row_magnitudes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "percent", "count"), [(512, 70, 359), (10, 30, 3), (10, 0.1, 1), (7, 100, 7)]
+    ("width", "percent", "count"), [(512, 70, 359), (10, 30, 3), (10, 0.1, 1), (7, 100, 7), (1000, 0.1, 1)]
 )
 def test_the_fewest_neurons_that_are_a_share(width: int, percent: float, count: int) -> None:
     assert methods.count_of(width, percent) == count

@@ -28,7 +28,7 @@ from neuron_specialization.significance import compare as compare_systems
 @click.option(
     "--texts", required=True, type=click.Path(path_type=Path), help="Holds the references, PAIR.LANGUAGE."
 )
-@click.option("--testset", required=True)
+@click.option("--testset", required=True, help="That of the translations and the references.")
 @groups_option
 @click.option("--metrics", default="bleu,chrf++", show_default=True)
 @detokenizer_option("As in score.")
