@@ -33,7 +33,7 @@ def validated(kind: type[ModelT], values: Any, what: str) -> ModelT:
         lines = [_describe(kind, item) for item in error.errors(include_url=False)]
         raise ConfigError(
             f"the {what} is not valid:\n" + "\n".join(f"  - {line}" for line in lines),
-            hint="correct it; config.yaml shows every key with its default",
+            hint="correct it; docs/configuration.md has every key of a configuration, with its default",
         ) from None
 
 

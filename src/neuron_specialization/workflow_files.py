@@ -15,7 +15,7 @@ from neuron_specialization.errors import NeuronSpecializationError
 from neuron_specialization.files import atomic_path
 
 # of the project: replaced by an update
-OWN = ("Snakefile", "rules", "report", "envs", "requirements")
+OWN = ("Snakefile", "rules", "report", "envs", "requirements", "docs")
 # of the user from the moment they are written
 EDITED = ("config.yaml", "configs", "profiles")
 

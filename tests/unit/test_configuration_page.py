@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 import yaml
 from pydantic import BaseModel
 
-from neuron_specialization.config import Config
+from neuron_specialization.config import Config, parse_config
+from neuron_specialization.errors import ConfigError
+from neuron_specialization.workflow_files import write_workflow
 from tests.conftest import REPOSITORY
 
 ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<default>required|`[^`]+`) \| .*\|$")
@@ -24,6 +27,15 @@ def documented(page: Path) -> dict[str, str]:
     found = [(row["key"], row["default"].strip("`")) for row in rows if row]
     assert len(dict(found)) == len(found), "a key is documented twice"
     return dict(found)
+
+
+def test_an_error_of_the_configuration_names_this_page_which_init_writes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"sead": 1})
+    named = re.findall(r"[\w./]+\.(?:md|yaml)", str(caught.value).split("next:")[1])
+    assert named == ["docs/configuration.md"]
+    write_workflow(tmp_path)
+    assert (tmp_path / named[0]).read_bytes() == (REPOSITORY / named[0]).read_bytes()
 
 
 def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

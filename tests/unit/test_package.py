@@ -74,7 +74,7 @@ def test_the_wheel_has_the_package_and_the_workflow(built: Path) -> None:
 def test_every_file_of_the_rules_is_among_them() -> None:
     files = workflow_files(REPOSITORY)
     assert {name.split("/")[0] for name in files} == {*OWN, *EDITED}
-    for folder in ("rules", "profiles", "configs", "report", "envs", "requirements"):
+    for folder in ("rules", "profiles", "configs", "report", "envs", "requirements", "docs"):
         tracked = subprocess.run(
             ["git", "ls-files", folder], cwd=REPOSITORY, capture_output=True, text=True, check=True
         )

@@ -13,10 +13,10 @@ import click
 @click.option(
     "--update",
     is_flag=True,
-    help="Replace the rules of another version; configurations and profiles stay as they are.",
+    help="Replace rules and docs of another version; configurations and profiles stay as they are.",
 )
 def init(folder: Path, update: bool) -> None:
-    """Write the workflow into FOLDER: Snakefile, rules, configurations, profiles. Run snakemake there."""
+    """Write the workflow into FOLDER: Snakefile, rules, configurations, profiles, docs. Run it there."""
     from neuron_specialization.workflow_files import write_workflow
 
     done = write_workflow(folder, update=update)
