@@ -51,7 +51,7 @@ plan: env  ## what `make demo` would run, and which models it would train; CONFI
 	@grep -oE 'Train .*(updates).*' $(VENV)/plan.txt || echo "No model would be trained."
 
 # lint, and what test-unit, test-golden, test-workflow, test-slow and docs do, balanced over the workers
-test: env lint  ## lint and every test that needs no GPU, the smoke run included
+test: env lint  ## lint and the tests, the smoke run included; not test-long, test-slurm and test-faults
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-fast: env  ## the tests that take seconds
@@ -86,7 +86,7 @@ bench: env  ## measure what docs/benchmarks.md shows, and write it anew; BENCH=f
 	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py; done
 	$(BIN)/python benchmarks/table.py
 
-test-long: env  ## the tests that `make test` leaves out: every mask method and a further seed for real
+test-long: env  ## every mask method and a further seed for real, the wheel in a fresh environment; needs a package index
 	$(BIN)/python -m pytest -m long
 
 test-slurm: env  ## the workflow on a SLURM of one node with pretend GPUs; root and Debian's SLURM packages
