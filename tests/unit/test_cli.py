@@ -13,7 +13,9 @@ import pytest
 
 from neuron_specialization import __version__
 from neuron_specialization.cli import COMMANDS, cli, main
+from neuron_specialization.cli.options import direction_list, name_list
 from neuron_specialization.errors import NeuronSpecializationError
+from tests.conftest import REPOSITORY
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +37,41 @@ def test_every_command_loads_and_explains_itself(name: str) -> None:
                 # choices or a default may say enough
                 shown = option.help or option.show_default or isinstance(option.type, click.Choice)
                 assert shown, option.opts
+
+
+LISTS = {
+    *("activations --langs", "activations --directions", "masks --directions", "overlap --directions"),
+    *("compose-masks --directions", "pair-by-pivot --directions", "export --directions"),
+    *("import-activations --directions", "import-masks --directions", "export-masks --directions"),
+    *("testset --splits", "testset --directions", "import-checkpoint --languages", "comet --directions"),
+    *("take-over-data-bin --languages", "take-over-data-bin --pairs", "take-over-data-bin --splits"),
+    *("score --metrics", "compare --metrics", "perplexity --runs", "figures --systems"),
+    *("tables --systems", "tables --testsets", "tables --controls", "tables --released"),
+}
+
+
+def test_lists_are_read_alike_by_all_commands() -> None:
+    found = {}
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        for option in command.params:
+            if option.callback in (name_list, direction_list):
+                found[f"{name} {option.opts[0]}"] = option
+    assert set(found) == LISTS
+    context = click.Context(cli)
+    for option in found.values():
+        read = option.process_value(context, "de-en, en-de,")
+        assert read == ["de-en", "en-de"]
+        for wrong, message in (("de-en, de-en", "de-en is listed twice"), (" , ", "lists nothing")):
+            with pytest.raises(click.BadParameter, match=message):
+                option.process_value(context, wrong)
+
+
+def test_no_list_is_read_in_another_way() -> None:
+    folder = REPOSITORY / "src/neuron_specialization/cli"
+    reading = [file.name for file in folder.glob("*.py") if 'split(",")' in file.read_text(encoding="utf-8")]
+    assert reading == ["options.py"]
 
 
 def test_help_lists_all_commands() -> None:

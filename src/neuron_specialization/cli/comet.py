@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from neuron_specialization import comet as scorer
-from neuron_specialization.cli.options import detokenizer_option, interval_options
+from neuron_specialization.cli.options import detokenizer_option, direction_list, interval_options
 from neuron_specialization.directions import Direction
 from neuron_specialization.files import write_json
 from neuron_specialization.scoring import Bootstrap
@@ -26,7 +26,12 @@ from neuron_specialization.scoring import Bootstrap
     type=click.Path(path_type=Path, file_okay=False),
     help="Holds PAIR.LANGUAGE: the sources and references, e.g. R/corpus/heldout.",
 )
-@click.option("--directions", required=True, help="E.g. de-en,en-de; the model is loaded once for all.")
+@click.option(
+    "--directions",
+    callback=direction_list,
+    required=True,
+    help="E.g. de-en,en-de; the model is loaded once for all.",
+)
 @click.option("--system", required=True, help="Name of the system, recorded in the output.")
 @click.option("--testset", required=True, help="Name of the test set, recorded in the output.")
 @click.option(
@@ -46,7 +51,7 @@ from neuron_specialization.scoring import Bootstrap
 def comet(
     translations: Path,
     texts: Path,
-    directions: str,
+    directions: list[str],
     system: str,
     testset: str,
     model: str,
@@ -65,8 +70,8 @@ def comet(
     """
     resampling = Bootstrap(bootstrap, confidence, seed)
     jobs = []
-    for name in directions.split(","):
-        direction = Direction.parse(name.strip())
+    for name in directions:
+        direction = Direction.parse(name)
         source, reference = (
             texts / f"{direction.pair}.{language}" for language in (direction.source, direction.target)
         )

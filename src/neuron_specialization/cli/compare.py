@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import detokenizer_option, groups_option
+from neuron_specialization.cli.options import detokenizer_option, groups_option, name_list
 from neuron_specialization.cli.report import parse_groups
 from neuron_specialization.directions import Direction
 from neuron_specialization.files import write_json
@@ -30,7 +30,7 @@ from neuron_specialization.significance import compare as compare_systems
 )
 @click.option("--testset", required=True, help="That of the translations and the references.")
 @groups_option
-@click.option("--metrics", default="bleu,chrf++", show_default=True)
+@click.option("--metrics", callback=name_list, default="bleu,chrf++", show_default=True)
 @detokenizer_option("As in score.")
 @click.option("--samples", default=1000, show_default=True, help="Bootstrap resamples.")
 @click.option("--trials", default=10_000, show_default=True, help="Approximate randomisation trials.")
@@ -45,7 +45,7 @@ def compare(
     texts: Path,
     testset: str,
     groups: str,
-    metrics: str,
+    metrics: list[str],
     detokenizer: str,
     samples: int,
     trials: int,
@@ -56,7 +56,6 @@ def compare(
 ) -> None:
     """Test whether SYSTEM differs from CONTROL: paired bootstrap, paired approximate randomisation, Holm."""
     rows = parse_groups(groups)
-    names = tuple(name.strip() for name in metrics.split(",") if name.strip())
     files = [
         PairedFiles(
             row.direction,
@@ -66,7 +65,7 @@ def compare(
         )
         for row in rows
     ]
-    settings = Settings(names, samples, trials, confidence, seed, detokenizer)
+    settings = Settings(tuple(metrics), samples, trials, confidence, seed, detokenizer)
     with click.progressbar(length=len(files), label="comparing", file=sys.stderr) as bar:
         result = compare_systems(
             *(system, control, testset, files, rows, settings),

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import first_seed_option, groups_option
+from neuron_specialization.cli.options import FOLDER, first_seed_option, groups_option, name_list
 from neuron_specialization.errors import ConfigError
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
@@ -34,7 +32,7 @@ def costs(training: Path, masks: Path, benchmarks: Path, runs: str, seed: int | 
 
 @click.command()
 @click.option("--training", type=FOLDER, required=True, help="Holds RUN/model.json and metrics.jsonl.")
-@click.option("--runs", required=True, help="E.g. baseline,ns,ns@223.")
+@click.option("--runs", callback=name_list, required=True, help="E.g. baseline,ns,ns@223.")
 @groups_option
 @click.option(
     "--pairs",
@@ -44,7 +42,7 @@ def costs(training: Path, masks: Path, benchmarks: Path, runs: str, seed: int | 
 @first_seed_option
 @click.option("--output", type=FOLDER, required=True, help="Folder for perplexity.csv and interference.csv.")
 def perplexity(
-    training: Path, runs: str, groups: str, pairs: str | None, seed: int | None, output: Path
+    training: Path, runs: list[str], groups: str, pairs: str | None, seed: int | None, output: Path
 ) -> None:
     """Tabulate each direction's perplexity over training, and the gaps between systems trained alike."""
     from neuron_specialization.cli.report import parse_groups
@@ -56,7 +54,7 @@ def perplexity(
     )
 
     directions = parse_groups(groups)
-    found = read_losses(training, runs.split(","))
+    found = read_losses(training, runs)
     gaps = interference(found, directions, None if pairs is None else _parsed_pairs(pairs))
     write_perplexity_csv(output / "perplexity.csv", found, directions, seed)
     write_interference_csv(output / "interference.csv", gaps)

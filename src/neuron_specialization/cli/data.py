@@ -7,23 +7,12 @@ from typing import Any
 
 import click
 
+from neuron_specialization.cli.options import direction_list, name_list
+from neuron_specialization.cli.printing import print_table
 from neuron_specialization.config import parse_spec
 from neuron_specialization.directions import Direction
 
 _EXISTING = click.Path(path_type=Path)
-
-
-def _columns(header: list[str], rows: list[list[object]]) -> str:
-    """Lay rows out under a header, numbers to the right."""
-    table = [header, *([str(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
 
 
 @click.command()
@@ -65,7 +54,7 @@ def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
         for pair in manifest["pairs"]
     ]
     header = ["pair", "extracted", *reasons, "decontaminated", "over_cap", "train", "valid", "heldout"]
-    click.echo(_columns(header, rows))
+    print_table(header, rows)
     shared = {pair: count for pair, count in manifest["valid_in_heldout"].items() if count}
     if shared:
         counts = ", ".join(f"{pair} {count}" for pair, count in shared.items())
@@ -76,21 +65,22 @@ def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
 @click.option("--source", type=click.Choice(["flores200", "folder", "data-bin"]), required=True)
 @click.option("--input", "path", type=_EXISTING, required=True, help="The folder with the test set.")
 @click.option(
-    "--splits", required=True, help="Comma-separated, put one after another in this order: dev,devtest."
+    "--splits",
+    callback=name_list,
+    required=True,
+    help="Comma-separated, put one after another in this order: dev,devtest.",
 )
-@click.option("--directions", required=True, help="What is translated: en-de,de-en.")
+@click.option("--directions", callback=direction_list, required=True, help="What is translated: en-de,de-en.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The test set's folder.")
-def testset(source: Any, path: Path, splits: str, directions: str, output: Path) -> None:
+def testset(source: Any, path: Path, splits: list[str], directions: list[str], output: Path) -> None:
     """Bring a multi-parallel test set into the layout that translation and scoring read."""
     from neuron_specialization.corpora.testsets import prepare_testset
 
-    parsed = [Direction.parse(text.strip()) for text in directions.split(",") if text.strip()]
-    names = [name.strip() for name in splits.split(",") if name.strip()]
-    manifest = prepare_testset(source, path, names, parsed, output)
+    manifest = prepare_testset(source, path, splits, [Direction.parse(name) for name in directions], output)
     segments = manifest["segments"]
     if isinstance(segments, dict):
         segments = sum(segments.values())
-    click.echo(f"{segments} segments in {len(manifest['languages'])} languages: {', '.join(names)}")
+    click.echo(f"{segments} segments in {len(manifest['languages'])} languages: {', '.join(splits)}")
 
 
 @click.command()
@@ -128,4 +118,4 @@ def binarize(corpus_folder: Path, vocabulary_folder: Path, output: Path) -> None
             counts = pairs[pair]
             tokens = sum(counts["tokens"].values())
             rows.append([pair, split, counts["segments"], tokens, sum(counts["unknown"].values())])
-    click.echo(_columns(["pair", "split", "segments", "tokens", "unknown"], rows))
+    print_table(["pair", "split", "segments", "tokens", "unknown"], rows)

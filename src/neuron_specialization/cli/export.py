@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from neuron_specialization.cli.options import direction_list
+
 if TYPE_CHECKING:
     from neuron_specialization.bundle import Dtype
     from neuron_specialization.exportable import Reading
@@ -23,7 +25,11 @@ PATH = click.Path(path_type=Path)
     "--masks", type=PATH, help="Folder of <direction>.safetensors: the system is a specialised one."
 )
 @click.option("--vocabulary", type=PATH, required=True, help="Folder with spm.model and dict.txt.")
-@click.option("--directions", help="E.g. de-en,en-de [default: all the model was trained for].")
+@click.option(
+    "--directions",
+    callback=direction_list,
+    help="E.g. de-en,en-de [default: all the model was trained for].",
+)
 @click.option(
     "--format",
     "target",
@@ -55,7 +61,7 @@ def export(
     checkpoint: Path,
     masks: Path | None,
     vocabulary: Path,
-    directions: str | None,
+    directions: list[str],
     target: str,
     quantization: str,
     input_format: InputFormat,
@@ -79,7 +85,7 @@ def export(
         )
     reading: Reading = {
         "masks": masks,
-        "directions": [name.strip() for name in directions.split(",")] if directions else None,
+        "directions": directions or None,
         "system": system,
         "input_format": input_format,
         "unsafe": allow_unsafe_pickle,

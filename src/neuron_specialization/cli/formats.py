@@ -8,20 +8,18 @@ from typing import Any
 
 import click
 
+from neuron_specialization.cli.options import name_list
+
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-def _languages(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
-    return value.split(",") if value else None
 
 
 @click.command("import-checkpoint")
 @click.option("--checkpoint", type=_FILE, required=True, help="fairseq's, the reference's, or ours.")
 @click.option("--output", type=_NEW_FILE, required=True, help="The model.pt to write; .json beside it.")
 @click.option("--masks", type=_FOLDER, help="Masks of a specialised model: <direction>.safetensors.")
-@click.option("--languages", callback=_languages, help="In the order of their tags, e.g. en,de,es.")
+@click.option("--languages", callback=name_list, help="In the order of their tags, e.g. en,de,es.")
 @click.option("--system", default="imported", show_default=True, help="What to call the model.")
 @click.option("--allow-unsafe-pickle", is_flag=True, help="Let the file run any code it holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
@@ -29,7 +27,7 @@ def import_checkpoint(
     checkpoint: Path,
     output: Path,
     masks: Path | None,
-    languages: list[str] | None,
+    languages: list[str],
     system: str,
     allow_unsafe_pickle: bool,
     as_json: bool,
@@ -38,7 +36,12 @@ def import_checkpoint(
     from neuron_specialization.checkpoint_import import import_model
 
     facts = import_model(
-        checkpoint, output, system=system, masks=masks, languages=languages, unsafe=allow_unsafe_pickle
+        checkpoint,
+        output,
+        system=system,
+        masks=masks,
+        languages=languages or None,
+        unsafe=allow_unsafe_pickle,
     )
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))

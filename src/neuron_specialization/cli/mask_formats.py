@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from neuron_specialization.cli.masks import FILE, FOLDER, checked_directions
+from neuron_specialization.cli.options import FILE, FOLDER, direction_list
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import MaskError
 from neuron_specialization.files import sha256_of
 from neuron_specialization.layer_tensors import present_directions
 
 directions_option = click.option(
-    "--directions", callback=checked_directions, help="E.g. en-de,de-en; default: all in the folder."
+    "--directions", callback=direction_list, help="E.g. en-de,de-en; default: all in the folder."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print what was read or written as JSON.")
 

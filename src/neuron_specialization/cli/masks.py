@@ -7,56 +7,24 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from neuron_specialization.directions import Direction
+from neuron_specialization.cli.options import FILE, FOLDER, direction_list, name_list
+from neuron_specialization.cli.printing import print_kept, print_table
 from neuron_specialization.errors import MaskError
 from neuron_specialization.files import sha256_of, write_json
 from neuron_specialization.layer_tensors import present_directions
-
-if TYPE_CHECKING:
-    from neuron_specialization.masks import LayerMasks
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-def listed(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
-    """``en-de,de-en`` → list; nothing given → empty list."""
-    names = [name.strip() for name in (value or "").split(",") if name.strip()]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise click.BadParameter(f"{', '.join(twice)} is listed twice")
-    return names
-
-
-def checked_directions(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
-    """As ``listed``, each a direction."""
-    return [str(Direction.parse(name)) for name in listed(context, parameter, value)]
-
-
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print columns aligned: the first to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        click.echo("  ".join(cells).rstrip())
 
 
 @click.command()
 @click.option("--checkpoint", type=FILE, required=True, help="The trained baseline (model.pt or fairseq's).")
 @click.option("--data-bin", required=True, help="Binarised text; shards joined by ':'.")
 @click.option(
-    "--langs", callback=listed, help="All languages in the model's order; default: the checkpoint's."
+    "--langs", callback=name_list, help="All languages in the model's order; default: the checkpoint's."
 )
-@click.option(
-    "--directions", callback=checked_directions, help="E.g. en-de,de-en; default: the checkpoint's."
-)
+@click.option("--directions", callback=direction_list, help="E.g. en-de,de-en; default: the checkpoint's.")
 @click.option("--split", default="valid", show_default=True, help="Which text.")
 @click.option(
     "--max-tokens",
@@ -168,7 +136,7 @@ def activations(
     help="With --k. Equal counts at the cut: the lower index (the default), or the reference's order.",
 )
 @click.option("--packed", is_flag=True, help="One bit a neuron instead of one byte.")
-@click.option("--directions", callback=checked_directions, help="With --k. Default: all in the folder.")
+@click.option("--directions", callback=direction_list, help="With --k. Default: all in the folder.")
 @click.option("--output", type=FOLDER, required=True, help="Folder for <direction>.safetensors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the shares kept as JSON.")
 def masks(
@@ -219,7 +187,7 @@ def masks(
 @click.command()
 @click.option("--masks", "mask_folder", type=FOLDER, required=True, help="Folder of masks.")
 @click.option("--output", type=FILE, required=True, help="JSON file.")
-@click.option("--directions", callback=checked_directions, help="Default: all in the folder.")
+@click.option("--directions", callback=direction_list, help="Default: all in the folder.")
 @click.option("--pivot", help="Language the directions share; default: the one most of them have.")
 @click.option(
     "--permutations",
@@ -267,18 +235,6 @@ def overlap(
                 f"family structure: within − across {test['difference']:+.3f}, p = {test['p']:.4f} "
                 f"({how} {test['arrangements']:,} arrangements of the branches)"
             )
-
-
-def print_kept(results: dict[str, LayerMasks]) -> None:
-    """Print the share of neurons each direction keeps, per layer."""
-    layers = list(next(iter(results.values())).layers)
-    short = [layer.replace("coder.layers.", "c") for layer in layers]
-    rows = []
-    for name, result in results.items():
-        kept = result.kept
-        mean = sum(kept.values()) / len(kept)
-        rows.append([name, *(f"{kept[layer]:.3f}" for layer in layers), f"{mean:.3f}"])
-    print_table(["neurons kept", *short, "mean"], rows)
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Options that several commands share. Each function is a decorator that adds them."""
+"""Options that several commands share: their types, and decorators that add them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,33 @@ from typing import Any, TypeVar
 
 import click
 
+from neuron_specialization.directions import Direction
 from neuron_specialization.machine import usable_cores
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def name_list(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
+    """The callback of an option that takes a list: ``en, de`` → en and de; not given → an empty list.
+
+    Raises:
+        click.BadParameter: a name is there twice, or an option that needs one has none.
+    """
+    names = [name.strip() for name in (value or "").split(",") if name.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise click.BadParameter(f"{', '.join(twice)} is listed twice")
+    if not names and value is not None:
+        raise click.BadParameter("lists nothing")
+    return names
+
+
+def direction_list(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
+    """As ``name_list``, each a direction."""
+    return [str(Direction.parse(name)) for name in name_list(context, parameter, value)]
 
 
 def detokenizer_option(help: str) -> Callable[[Command], Command]:

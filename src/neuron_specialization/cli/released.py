@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import name_list
+
 PATH = click.Path(path_type=Path)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @click.command()
@@ -29,10 +27,16 @@ def unpack(archive: Path, output: Path, max_gigabytes: int) -> None:
 
 @click.command("take-over-data-bin")
 @click.option("--input", "source", type=PATH, required=True, help="The data-bin, or a folder that holds it.")
-@click.option("--languages", required=True, help="All of them, comma-separated.")
-@click.option("--pairs", required=True, help="Unordered, alphabetical: de-en,en-fr.")
+@click.option("--languages", callback=name_list, required=True, help="All of them, comma-separated.")
+@click.option("--pairs", callback=name_list, required=True, help="Unordered, alphabetical: de-en,en-fr.")
 @click.option("--shards", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--splits", default="train,valid,test", show_default=True, help="What every pair must have.")
+@click.option(
+    "--splits",
+    callback=name_list,
+    default="train,valid,test",
+    show_default=True,
+    help="What every pair must have.",
+)
 @click.option("--segmentation", type=PATH, help="The SentencePiece model of the text, where it is known.")
 @click.option("--vocabulary", type=PATH, required=True, help="Folder that gets dict.txt (and spm.model).")
 @click.option(
@@ -40,10 +44,10 @@ def unpack(archive: Path, output: Path, max_gigabytes: int) -> None:
 )
 def take_over_data_bin(
     source: Path,
-    languages: str,
-    pairs: str,
+    languages: list[str],
+    pairs: list[str],
     shards: int,
-    splits: str,
+    splits: list[str],
     segmentation: Path | None,
     vocabulary: Path,
     output: Path,
@@ -54,10 +58,10 @@ def take_over_data_bin(
     manifest = take_over(
         source,
         output,
-        languages=_names(languages),
-        pairs=_names(pairs),
+        languages=languages,
+        pairs=pairs,
         shards=shards,
-        splits=_names(splits),
+        splits=splits,
         vocabulary=vocabulary,
         segmentation=segmentation,
     )

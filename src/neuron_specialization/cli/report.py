@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from neuron_specialization.cli.options import first_seed_option, groups_option
+from neuron_specialization.cli.options import first_seed_option, groups_option, name_list
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.files import read_json
 from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
@@ -35,10 +35,6 @@ def parse_groups(text: str) -> list[DirectionGroup]:
     return groups
 
 
-def _names(text: str | None) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
-
-
 @click.command()
 @click.option(
     "--scores",
@@ -48,9 +44,11 @@ def _names(text: str | None) -> list[str] | None:
     help="Holds SYSTEM/TESTSET/DIRECTION.json; given several times, their metrics are put together.",
 )
 @groups_option
-@click.option("--systems", help="Which, in this order; default: all that are there.")
-@click.option("--testsets", help="Which, in this order; default: all that are there.")
-@click.option("--controls", help="Systems to give differences to; default: continued and baseline.")
+@click.option("--systems", callback=name_list, help="Which, in this order; default: all that are there.")
+@click.option("--testsets", callback=name_list, help="Which, in this order; default: all that are there.")
+@click.option(
+    "--controls", callback=name_list, help="Systems to give differences to; default: continued and baseline."
+)
 @click.option(
     "--missing",
     type=click.Choice(["error", "show"]),
@@ -59,17 +57,21 @@ def _names(text: str | None) -> list[str] | None:
     help="Refuse missing scores, or show them as gaps.",
 )
 @first_seed_option
-@click.option("--released", help="Systems that were not trained here: their one run stands for every seed.")
+@click.option(
+    "--released",
+    callback=name_list,
+    help="Systems that were not trained here: their one run stands for every seed.",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
 def tables(
     scores: tuple[Path, ...],
     groups: str,
-    systems: str | None,
-    testsets: str | None,
-    controls: str | None,
+    systems: list[str],
+    testsets: list[str],
+    controls: list[str],
     missing: str,
     seed: int | None,
-    released: str | None,
+    released: list[str],
     output: Path,
 ) -> None:
     """Make scores.csv, directions.csv, summary.csv and summary.md of all scores, and print the table."""
@@ -80,14 +82,14 @@ def tables(
     table = read_scores(
         scores,
         parse_groups(groups),
-        systems=_names(systems),
-        testsets=_names(testsets),
+        systems=systems or None,
+        testsets=testsets or None,
         allow_missing=missing == "show",
         seed=seed,
-        released=_names(released) or [],
+        released=released,
     )
-    chosen = _names(controls)
-    unknown = sorted(set(chosen or []) - set(table.systems))
+    chosen = controls or None
+    unknown = sorted(set(controls) - set(table.systems))
     if unknown:
         raise ConfigError(f"--controls: no system is called {', '.join(unknown)}")
     means = summarise(table, chosen)
@@ -106,7 +108,9 @@ def tables(
 @click.option(
     "--training", type=click.Path(path_type=Path), help="Holds SYSTEM/metrics.jsonl: training curves."
 )
-@click.option("--systems", help="Whose curves, in this order; default: all that are there.")
+@click.option(
+    "--systems", callback=name_list, help="Whose curves, in this order; default: all that are there."
+)
 @click.option(
     "--overlap",
     "overlaps",
@@ -142,7 +146,7 @@ def tables(
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures.")
 def figures(
     training: Path | None,
-    systems: str | None,
+    systems: list[str],
     overlaps: tuple[Path, ...],
     activity: Path | None,
     activations: Path | None,
@@ -166,7 +170,7 @@ def figures(
         from neuron_specialization.plots import plot_training
         from neuron_specialization.training_curves import read_runs
 
-        written += plot_training(read_runs(training, _names(systems)), output)
+        written += plot_training(read_runs(training, systems or None), output)
     for path in overlaps:
         written += _mask_figures(path, output)
     if activity is not None and activations is not None:

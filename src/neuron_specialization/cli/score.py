@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from neuron_specialization import published, scoring
-from neuron_specialization.cli.options import detokenizer_option, interval_options
+from neuron_specialization.cli.options import detokenizer_option, interval_options, name_list
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import write_json
@@ -52,7 +52,13 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 @click.option("--direction", required=True, help="E.g. de-en.")
 @click.option("--system", help="Name of the system, recorded in the output.")
 @click.option("--testset", help="Name of the test set, recorded in the output.")
-@click.option("--metrics", default="bleu,chrf++", show_default=True, help="Of bleu, chrf++, spbleu.")
+@click.option(
+    "--metrics",
+    callback=name_list,
+    default="bleu,chrf++",
+    show_default=True,
+    help="Of bleu, chrf++, spbleu.",
+)
 @detokenizer_option("Applied to both texts first; moses gives the paper's scores on its tokenised text.")
 @interval_options
 @click.option(
@@ -69,7 +75,7 @@ def score(
     direction: str,
     system: str | None,
     testset: str | None,
-    metrics: str,
+    metrics: list[str],
     detokenizer: str,
     bootstrap: int,
     confidence: float,
@@ -91,7 +97,7 @@ def score(
     result = scoring.score_all(
         texts,
         parsed,
-        metrics=[name.strip() for name in metrics.split(",") if name.strip()],
+        metrics=metrics,
         detokenizer=detokenizer,
         bootstrap=scoring.Bootstrap(bootstrap, confidence, seed),
         spbleu_model=spbleu_model,

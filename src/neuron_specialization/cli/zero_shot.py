@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.masks import FOLDER, checked_directions, print_kept
+from neuron_specialization.cli.options import FOLDER, direction_list
+from neuron_specialization.cli.printing import print_kept
 from neuron_specialization.directions import Direction
 
 directions_option = click.option(
-    "--directions", callback=checked_directions, required=True, help="Zero-shot ones, e.g. de-es,es-de."
+    "--directions", callback=direction_list, required=True, help="Zero-shot ones, e.g. de-es,es-de."
 )
 pivot_option = click.option("--pivot", default="en", show_default=True, help="Between the two languages.")
 
