@@ -24,7 +24,7 @@ def main() -> None:
     common.as_trainer(options.threads)
     import torch
 
-    from neuron_specialization.ffn_plan import Group, LayerMasks, choose
+    from neuron_specialization.ffn_plan import Group, MaskTable, choose
     from neuron_specialization.fused_ffn import fused_ffn
     from neuron_specialization.masked_ffn import Gather, gather_ffn
 
@@ -43,7 +43,7 @@ def main() -> None:
         for kept in PROTOTYPE:
             # exactly that share of each direction: drawn neuron by neuron it is off by some points
             masks = torch.rand(DIRECTIONS, d_ff).argsort(1) < round(kept * d_ff)
-            layer = LayerMasks(masks, torch.float32)
+            layer = MaskTable(masks, torch.float32)
             gather = Gather.of(masks[0], torch.float32)
             weight_mask = masks[0].unsqueeze(1).expand(d_ff, d).clone()
             whole = layer.whole(0, TOKENS)

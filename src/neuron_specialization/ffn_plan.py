@@ -60,7 +60,7 @@ def groups_of(directions: Tensor) -> list[Group]:
     return groups
 
 
-class LayerMasks:
+class MaskTable:
     """The masks of one layer for all directions, and everything computed from them once.
 
     Args:
@@ -106,7 +106,7 @@ class LayerMasks:
 
 
 def choose(
-    layer: LayerMasks, groups: Sequence[Group], length: int, width: int, *, bfloat16: bool
+    layer: MaskTable, groups: Sequence[Group], length: int, width: int, *, bfloat16: bool
 ) -> list[Part] | None:
     """Return the parts to compute one by one, or None for the union of the masks.
 

@@ -18,7 +18,8 @@ import torch
 from neuron_specialization import released
 from neuron_specialization.checkpoints import load_checkpoint
 from neuron_specialization.config import Config, Recipe, parse_config, recipe_of
-from neuron_specialization.corpora import databin
+from neuron_specialization.corpora.take_over import take_over
+from neuron_specialization.corpora.take_over import testset_from_data_bin as data_bin_testset
 from neuron_specialization.corpora.zero_shot import pair_by_pivot
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError, TranslationError
@@ -76,7 +77,7 @@ class Experiment:
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     result = Experiment(tmp_path_factory.mktemp("released"))
     config = oracle_config()
-    databin.take_over(
+    take_over(
         shared_file("oracle", "data-bin"),
         result.data_bin,
         languages=config.languages,
@@ -85,7 +86,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         splits=config.data_bin_splits(),
         vocabulary=result.root / "vocabulary",
     )
-    databin.testset_from_data_bin(result.data_bin, ["test"], config.all_directions(), result.root / "testset")
+    data_bin_testset(result.data_bin, ["test"], config.all_directions(), result.root / "testset")
     baseline = result.take_over(
         shared_file("oracle", "baseline.pt"), recipe_of(config, "baseline"), result.system("baseline")
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuron_specialization.ffn_plan import Group, LayerMasks, choose, groups_of
+from neuron_specialization.ffn_plan import Group, MaskTable, choose, groups_of
 from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
 from neuron_specialization.masked_ffn import Gather, gather_ffn, row_mask_ffn, weight_mask_ffn
 
@@ -129,7 +129,7 @@ def test_equal_masks_are_one_part() -> None:
     masks = torch.zeros(3, 64, dtype=torch.bool)
     masks[:2, :20] = True
     masks[2, 5:9] = True
-    layer = LayerMasks(masks, torch.float32)
+    layer = MaskTable(masks, torch.float32)
     groups = [Group(0, 0, 2), Group(1, 2, 5), Group(2, 5, 6)]
     parts = layer.merged(groups, 10)
     assert [(part.start, part.stop) for part in parts] == [(0, 50), (50, 60)]
@@ -143,13 +143,13 @@ def test_equal_masks_are_one_part() -> None:
 def test_large_groups_are_computed_apart(sentences: int, grouped: bool) -> None:
     masks = torch.zeros(2, 512, dtype=torch.bool)
     masks[0, :256] = masks[1, 256:] = True
-    layer = LayerMasks(masks, torch.float32)
+    layer = MaskTable(masks, torch.float32)
     groups = [Group(0, 0, sentences), Group(1, sentences, 2 * sentences)]
     parts = choose(layer, groups, 10, 128, bfloat16=False)
     assert (parts is not None) == grouped
     # where everyone keeps the same neurons but for a few, the union is as good
     masks[:, :500] = True
-    layer = LayerMasks(masks, torch.float32)
+    layer = MaskTable(masks, torch.float32)
     assert choose(layer, groups, 10, 128, bfloat16=False) is None
 
 

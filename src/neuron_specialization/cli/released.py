@@ -53,7 +53,7 @@ def take_over_data_bin(
     output: Path,
 ) -> None:
     """Check a data-bin that fairseq-preprocess made elsewhere, and link it into an experiment."""
-    from neuron_specialization.corpora.databin import take_over
+    from neuron_specialization.corpora.take_over import take_over
 
     manifest = take_over(
         source,

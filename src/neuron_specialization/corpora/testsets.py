@@ -35,7 +35,7 @@ def prepare_testset(
         source: ``flores200``: an unpacked FLORES-200 (``<split>/<code>.<split>``, as in
             ``devtest/deu_Latn.devtest``); ``folder``: ``<split>.<language>`` files. Both may end in ``.gz``,
             and a language may be named by its code or its FLORES-200 code (data/languages.tsv).
-            ``data-bin``: see databin.testset_from_data_bin.
+            ``data-bin``: see take_over.testset_from_data_bin.
         path: the folder, or an archive of it.
         splits: e.g. ``["dev", "devtest"]``.
         directions: what is to be translated.
@@ -48,7 +48,7 @@ def prepare_testset(
         CorpusError: listing every language that is missing, empty, damaged or of another length.
     """
     if source == "data-bin":
-        from neuron_specialization.corpora.databin import testset_from_data_bin
+        from neuron_specialization.corpora.take_over import testset_from_data_bin
 
         return testset_from_data_bin(path, splits, directions, output)
     root, output = Path(path), Path(output)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuron_specialization.errors import MaskError
-from neuron_specialization.ffn_plan import LayerMasks, choose, groups_of
+from neuron_specialization.ffn_plan import MaskTable, choose, groups_of
 from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
 from neuron_specialization.masked_ffn import Gather, gather_ffn, masked_linear
 from neuron_specialization.products import Linear
@@ -35,7 +35,7 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("masks", None)
         self.rows: Tensor | None = None
         self._gathers: dict[tuple[int, torch.dtype, torch.device], Gather] = {}
-        self._table: tuple[torch.dtype, LayerMasks] | None = None
+        self._table: tuple[torch.dtype, MaskTable] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, B, d] → [T, B, d_ff], before the ReLU."""
@@ -49,11 +49,11 @@ class MaskedLinear(nn.Linear):
             self._gathers[key] = Gather.of(self.masks[direction], self.weight.dtype)
         return self._gathers[key]
 
-    def table(self) -> LayerMasks:
+    def table(self) -> MaskTable:
         """What is computed once from the masks of all directions."""
         assert self.masks is not None
         if self._table is None or self._table[0] != self.weight.dtype:
-            self._table = self.weight.dtype, LayerMasks(self.masks, self.weight.dtype)
+            self._table = self.weight.dtype, MaskTable(self.masks, self.weight.dtype)
         return self._table[1]
 
     def forget(self) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from neuron_specialization.binarize import write_mmap
-from neuron_specialization.corpora import databin
-from neuron_specialization.corpora.databin import (
+from neuron_specialization.corpora.take_over import (
     find_data_bin,
     fingerprint_of,
     take_over,
+)
+from neuron_specialization.corpora.take_over import (
+    testset_from_data_bin as data_bin_testset,
 )
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError
@@ -228,7 +230,7 @@ def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     content = bytearray(range(256)) * 40_000
     path.write_bytes(content)
     assert fingerprint_of(path) == sha256_of(path)
-    monkeypatch.setattr(databin, "_HASHED_WHOLE", 1000)
+    monkeypatch.setattr("neuron_specialization.corpora.take_over._HASHED_WHOLE", 1000)
     first = fingerprint_of(path)
     assert first.startswith("sampled:") and fingerprint_of(path) == first
     for position in (0, len(content) // 15 * 7 + 100, len(content) - 1):
@@ -244,20 +246,20 @@ def test_testset(source: Path, output: Path, tmp_path: Path) -> None:
     call(source, output)
     directions = [Direction("de", "en"), Direction("en", "de"), Direction("fr", "en")]
     folder = tmp_path / "testset"
-    manifest = databin.testset_from_data_bin(output, ["test", "valid"], directions, folder)
+    manifest = data_bin_testset(output, ["test", "valid"], directions, folder)
     assert manifest["segments"] == {"de-en": 4, "en-fr": 4}
     assert read_lines(folder / "pieces" / "de-en.de") == ["▁ein ▁Haus s", "▁Haus <unk>"] * 2
     # fairseq escapes unknown pieces of references
     assert read_lines(folder / "de-en.de") == ["ein Hauss", "Haus<<unk>>"] * 2
     assert read_lines(folder / "en-fr.fr") == ["une house", "une"] * 2
     assert manifest["files"]["pieces/de-en.de"] == sha256_of(folder / "pieces" / "de-en.de")
-    databin.testset_from_data_bin(output, ["test"], directions[:1], folder)
+    data_bin_testset(output, ["test"], directions[:1], folder)
     assert not (folder / "en-fr.fr").exists() and not (folder / "pieces" / "en-fr.fr").exists()
     with pytest.raises(CorpusError, match="de-fr"):
-        databin.testset_from_data_bin(output, ["test"], [Direction("de", "fr")], folder)
+        data_bin_testset(output, ["test"], [Direction("de", "fr")], folder)
 
 
 def test_testset_of_shards(tmp_path: Path, output: Path) -> None:
     call(make_data_bin(tmp_path / "source", shards=2), output, shards=2)
-    manifest = databin.testset_from_data_bin(output, ["test"], [Direction("en", "fr")], tmp_path / "testset")
+    manifest = data_bin_testset(output, ["test"], [Direction("en", "fr")], tmp_path / "testset")
     assert manifest["segments"] == {"en-fr": 2}
