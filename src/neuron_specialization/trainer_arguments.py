@@ -41,7 +41,6 @@ class Resources:
     Attributes:
         gpus: processes of the trainer, one a GPU; 0 trains on the CPU.
         threads: CPU threads a process on a GPU may use; on a CPU, those of all processes together.
-        workers: data-loading processes of each trainer process; None: see data_workers.
         nodes: machines that share the GPUs equally; more than one needs ``srun``.
         launcher: who starts the processes: ``spawn``, fairseq itself, on one machine; ``srun``, SLURM, on
             those of the allocation this runs in (launch.py).
@@ -49,7 +48,6 @@ class Resources:
 
     gpus: int = 0
     threads: int = 1
-    workers: int | None = None
     nodes: int = 1
     launcher: Literal["spawn", "srun"] = "spawn"
 
@@ -65,15 +63,13 @@ class Resources:
         seconds for each of them in vain (what would tell them to end is finalised first). Stock fairseq
         needs them beside a GPU; on a CPU they would take time from the training itself.
         """
-        if self.workers is not None:
-            return self.workers
         return 2 if self.gpus and training.implementation == "stock" else 0
 
     def processes(self, micro_batches: int) -> int:
         """Return how many processes share the micro-batches of an update.
 
-        One a GPU. On a CPU as many as threads and micro-batches allow: matrices this small gain little from a
-        second thread, so two processes of one thread train faster than one of two (docs/benchmarks.md).
+        One a GPU. On a CPU as many as threads and micro-batches allow: small matrices gain little from a
+        second thread.
         """
         if self.gpus:
             return self.gpus
@@ -139,7 +135,7 @@ def trainer_arguments(
         recipe: what decides the result.
         data_bin: the binarised data, or the folder of its ``shard<i>`` folders.
         save_dir: where the trainer keeps its checkpoints, and finds the one it resumes from.
-        resources: GPUs, threads and workers.
+        resources: GPUs and threads.
         init: a ``model.pt`` to go on from, with a fresh optimizer, schedule and data loader.
         masks: folder of ``<direction>.safetensors``.
 

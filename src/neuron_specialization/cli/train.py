@@ -26,11 +26,6 @@ from neuron_specialization.errors import TrainingError
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads a process."
 )
 @click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    help="Processes that load data. [default: 0; stock fairseq: 2 a GPU]",
-)
-@click.option(
     "--launcher",
     type=click.Choice(["spawn", "srun"]),
     default="spawn",
@@ -55,7 +50,6 @@ def train(
     output: Path,
     gpus: int,
     threads: int,
-    workers: int | None,
     launcher: Literal["spawn", "srun"],
     nodes: int,
     trainer: str | None,
@@ -78,7 +72,7 @@ def train(
             output,
             init=init,
             masks=masks,
-            resources=Resources(gpus=gpus, threads=threads, workers=workers, nodes=nodes, launcher=launcher),
+            resources=Resources(gpus=gpus, threads=threads, nodes=nodes, launcher=launcher),
             trainer=shlex.split(trainer) if trainer else DEFAULT_TRAINER,
             stream=sys.stderr,
             discard_unfinished=discard_unfinished,
