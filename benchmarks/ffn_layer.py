@@ -1,6 +1,6 @@
 """One feed-forward layer, forward and backward: the reference's weight mask against this project's forms.
 
-4,096 tokens, 30, 50 and 70 % of the neurons kept, at three sizes: the fused operation (what trains on a
+4,096 tokens, 30, 50 and 70 % of the neurons kept, at two sizes: the fused operation (what trains on a
 CPU), the gather form in ordinary operations (what other devices run), and mixed batches of 8 directions.
 """
 
@@ -26,7 +26,7 @@ def main() -> None:
 
     from neuron_specialization.ffn_plan import Group, MaskTable, choose
     from neuron_specialization.fused_ffn import fused_ffn
-    from neuron_specialization.masked_ffn import Gather, gather_ffn
+    from neuron_specialization.masked_ffn import Gather, gather_ffn, row_mask_ffn
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -57,15 +57,11 @@ def main() -> None:
                 hidden = torch.relu(torch.nn.functional.linear(x, w[0] * mask, w[1]))
                 return torch.nn.functional.linear(hidden, w[2], w[3])
 
-            def by_row(x: Any = x, w: Any = weights, mask: Any = row_mask) -> Any:
-                hidden = torch.relu(torch.addcmul(w[1], x @ w[0].t(), mask))
-                return torch.nn.functional.linear(hidden, w[2], w[3])
-
             forms: dict[str, Callable[[], Any]] = {
                 "weight mask": by_weight,
                 "fused": partial(fused_ffn, x, w1, b1, w2, b2, whole),
                 "gather": partial(gather_ffn, x, w1, b1, w2, b2, gather),
-                "row mask, mixed": by_row,
+                "row mask, mixed": partial(row_mask_ffn, x, w1, b1, w2, b2, row_mask),
                 "grouped, mixed": partial(fused_ffn, x, w1, b1, w2, b2, mixed_parts),
             }
 

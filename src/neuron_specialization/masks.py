@@ -85,13 +85,6 @@ def select(counts: NDArray[np.int64], k: float, tie_break: TieBreak = "index") -
     return mask
 
 
-def select_neurons(counts: Tensor, k: float, tie_break: TieBreak = "index") -> Tensor:
-    """``select`` on torch tensors: int64[d_ff] → bool[d_ff] on the CPU."""
-    import torch
-
-    return torch.from_numpy(select(counts.detach().cpu().numpy(), k, tie_break))
-
-
 @dataclass(frozen=True)
 class LayerMasks:
     """The masks of one direction.
@@ -161,6 +154,7 @@ def zero_shot_parts(name: str, pivot: str) -> tuple[str, str]:
 
     Raises:
         MaskError: it has the pivot.
+        ConfigError: it is no direction.
     """
     direction = Direction.parse(name)
     if pivot in (direction.source, direction.target):
@@ -181,6 +175,7 @@ def compose_zero_shot(folder: str | Path, directions: Collection[str], pivot: st
 
     Raises:
         MaskError: a direction with the pivot, a part that is missing, or parts of different models.
+        ConfigError: what is no direction.
     """
     parts = {name: zero_shot_parts(name, pivot) for name in directions}
     needed = list(dict.fromkeys(part for both in parts.values() for part in both))

@@ -106,11 +106,6 @@ class Segmenter:
             for index in range(processor.GetPieceSize())
         ]
 
-    @property
-    def unknown_id(self) -> int:
-        """The SentencePiece id of text the model cannot spell."""
-        return int(self._processor.unk_id())
-
     def encode_ids(self, lines: Sequence[str]) -> list[list[int]]:
         """Encode lines to SentencePiece ids, one list a line; an empty line gives an empty list."""
         if self._normalised:

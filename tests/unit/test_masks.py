@@ -25,7 +25,6 @@ from neuron_specialization.masks import (
     read_mask_folder,
     read_masks,
     select,
-    select_neurons,
     write_masks,
 )
 
@@ -130,11 +129,6 @@ def test_k_out_of_range_is_refused(k: float) -> None:
 def test_wrong_counts_are_refused(counts: np.ndarray, message: str) -> None:
     with pytest.raises(MaskError, match=message):
         select(counts, 95)
-
-
-def test_torch_tensors_in_and_out() -> None:
-    mask = select_neurons(torch.tensor([10, 3, 50, 34, 3]), 94)
-    assert mask.dtype == torch.bool and mask.tolist() == [True, False, True, True, False]
 
 
 @st.composite
