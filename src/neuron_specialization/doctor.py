@@ -20,7 +20,7 @@ from neuron_specialization.machine import usable_cores
 
 Status = Literal["ok", "advice", "missing"]
 
-# What the demonstration takes (README): memory of a training at its peak, and its results with room to spare.
+# What the demonstration takes, with room to spare: memory; disk for results, downloads and environment.
 NEEDED_MEMORY_GIB, NEEDED_DISK_GIB = 4.0, 10.0
 _PACKAGES = ("snakemake", "numpy", "pydantic", "safetensors", "sentencepiece", "ctranslate2", "sacrebleu")
 _SLURM_PLUGIN = "snakemake-executor-plugin-slurm"

@@ -111,6 +111,7 @@ def read_system(
     Raises:
         CheckpointError: checkpoint and vocabulary do not fit, or the checkpoint cannot be read.
         MaskError: checkpoint and masks do not belong together, or a mask is missing.
+        ConfigError: one of ``directions`` is no direction.
     """
     from neuron_specialization.checkpoints import load_checkpoint
     from neuron_specialization.layer_tensors import present_directions

@@ -267,6 +267,7 @@ class Translator:
         Raises:
             TranslationError: the model does not translate this direction (the known ones are listed), or
                 a line is too long and ``too_long`` is ``refuse``.
+            ConfigError: ``direction`` is no direction.
         """
         options = SearchOptions(beam, length_penalty, max_length, batch_size)
         return [best.text for best, *_ in self.hypotheses(lines, direction, options, too_long=too_long)]
