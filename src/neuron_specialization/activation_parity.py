@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from neuron_specialization.activation_counting import Tally, choose_device
 from neuron_specialization.activations import Counts, DirectionText
 from neuron_specialization.checkpoints import Checkpoint, build_model
-from neuron_specialization.data_bin import EOS, PAD, Ints, Sentences
+from neuron_specialization.data_bin import Ints, Sentences
 from neuron_specialization.errors import MaskError
+from neuron_specialization.fairseq_format import EOS, PAD
 
 # fairseq's --required-batch-size-multiple, which the reference leaves at its default
 BATCH_MULTIPLE = 8

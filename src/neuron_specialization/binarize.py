@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 
 from neuron_specialization.corpora.layout import MANIFEST, SPLITS, CorpusFolder, pair_languages, remove_former
 from neuron_specialization.errors import CorpusError
+from neuron_specialization.fairseq_format import EOS, MMAP_DTYPES, MMAP_MAGIC, MMAP_VERSION, SPECIAL, UNK
 from neuron_specialization.files import atomic_path, read_lines, sha256_of, write_json
 from neuron_specialization.text import Segmenter
-from neuron_specialization.vocabulary import SPECIAL
 
-_MAGIC = b"MMIDIDX\x00\x00"
-_VERSION = 1
-# fairseq.data.indexed_dataset._code_to_dtype
-_DTYPE_CODES = {np.dtype(np.uint16): 8, np.dtype(np.uint32): 9}
+_DTYPE_CODES = {np.dtype(name): code for code, name in MMAP_DTYPES.items()}
 # fairseq.data.indexed_dataset.best_fitting_int_dtype
 _UINT16_LIMIT = 65500
-_EOS, _UNKNOWN = SPECIAL.index("</s>"), SPECIAL.index("<unk>")
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
@@ -45,7 +41,7 @@ def write_mmap(prefix: str | Path, tokens: NDArray[Any], sizes: NDArray[np.int32
     with atomic_path(f"{prefix}.bin") as temporary:
         temporary.write_bytes(tokens.tobytes())
     with atomic_path(f"{prefix}.idx") as temporary:
-        header = _MAGIC + struct.pack("<QBQ", _VERSION, _DTYPE_CODES[tokens.dtype], len(sizes))
+        header = MMAP_MAGIC + struct.pack("<QBQ", MMAP_VERSION, _DTYPE_CODES[tokens.dtype], len(sizes))
         temporary.write_bytes(header + sizes.astype("<i4").tobytes() + pointers.astype("<i8").tobytes())
 
 
@@ -101,7 +97,7 @@ class Encoder:
         # SentencePiece id → fairseq id
         self._table = np.array(
             [
-                _UNKNOWN if special else ids[piece]
+                UNK if special else ids[piece]
                 for piece, special in zip(self._segmenter.pieces, self._segmenter.special, strict=True)
             ],
             dtype=self.dtype,
@@ -116,12 +112,12 @@ class Encoder:
         encoded = self._segmenter.encode_ids(lines)
         sizes = np.fromiter((len(line) + 1 for line in encoded), np.int32, len(encoded))
         total = int(sizes.sum(dtype=np.int64))
-        tokens = np.full(total, _EOS, self.dtype)
+        tokens = np.full(total, EOS, self.dtype)
         text = np.ones(total, np.bool_)
         text[np.cumsum(sizes, dtype=np.int64) - 1] = False
         flat = np.fromiter((index for line in encoded for index in line), np.int64, total - len(encoded))
         tokens[text] = self._table[flat]
-        return tokens, sizes, int((tokens == _UNKNOWN).sum())
+        return tokens, sizes, int((tokens == UNK).sum())
 
 
 def binarize_corpus(corpus_folder: str | Path, vocabulary: str | Path, output: str | Path) -> dict[str, Any]:

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from neuron_specialization import __version__
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
+from neuron_specialization.fairseq_format import tag_of
 from neuron_specialization.files import atomic_text, canonical_json, sha256_of, write_json
 from neuron_specialization.model_cache import ModelCache
 from neuron_specialization.model_directory import DENSE, README, SEGMENTATION, missing_files, read_description
-from neuron_specialization.translation import tag_of
 
 if TYPE_CHECKING:
     import numpy as np

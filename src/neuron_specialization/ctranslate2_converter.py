@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.errors import CheckpointError, TranslationError
+from neuron_specialization.fairseq_format import PAD, SPECIAL, sinusoids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,6 @@ QUANTIZATIONS = (
     "int8_bfloat16",
     "int16",
 )
-PADDING_INDEX = 1  # of fairseq's dictionary; its position numbers start after it
 # Longer than any input: a sinusoidal table may have any length, and reading past its end is a hard error.
 POSITIONS = 1024
 # What the table is called among the parameters, where it is among them (a bundle holds it: its numbers are
@@ -43,19 +43,9 @@ POSITION_TABLE = "sinusoidal_positions"
 def sinusoidal_positions(length: int, d_model: int) -> Array:
     """Return fairseq's sinusoidal encodings of the first ``length`` tokens, float32[length, d_model].
 
-    The first token has number padding index + 1 = 2. Computed in torch with fairseq's order of operations,
-    so that the numbers are the same to the bit (fairseq/modules/sinusoidal_positional_embedding.py).
+    The same numbers to the bit (fairseq_format.sinusoids).
     """
-    import torch
-
-    half = d_model // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float) * -(math.log(10000) / (half - 1)))
-    numbers = torch.arange(length + PADDING_INDEX + 1, dtype=torch.float)
-    angles = numbers.unsqueeze(1) * frequencies.unsqueeze(0)
-    table = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
-    if d_model % 2:
-        table = torch.cat([table, torch.zeros(len(table), 1)], dim=1)
-    encodings: Array = table[PADDING_INDEX + 1 :].numpy()
+    encodings: Array = sinusoids(length + PAD + 1, d_model)[PAD + 1 :].numpy()
     return encodings
 
 
@@ -132,7 +122,7 @@ def build_specification(
         part.scale_embeddings = 1.0 if settings["no_scale_embedding"] else math.sqrt(d_model)
         learned = f"{side}.embed_positions.weight"
         part.position_encodings.encodings = (
-            fill.array(learned)[PADDING_INDEX + 1 :]
+            fill.array(learned)[PAD + 1 :]
             if settings[f"{side}_learned_pos"]
             else _positions(parameters, d_model)
         )
@@ -147,7 +137,7 @@ def build_specification(
     decoder.projection.weight = fill.array("decoder.embed_tokens.weight" if tied else output)
 
     specification = transformer_spec.TransformerSpec(encoder, decoder)
-    vocabulary = ["<blank>" if symbol == "<pad>" else symbol for symbol in symbols]
+    vocabulary = ["<blank>" if symbol == SPECIAL[PAD] else symbol for symbol in symbols]
     specification.register_source_vocabulary(vocabulary)
     specification.register_target_vocabulary(vocabulary)
     specification.config.decoder_start_token = "</s>"

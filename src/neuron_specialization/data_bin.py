@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError
+from neuron_specialization.fairseq_format import (
+    EOS,
+    MMAP_DTYPES,
+    MMAP_MAGIC,
+    MMAP_VERSION,
+    PAD,
+    SPECIAL,
+    tag_of,
+)
 from neuron_specialization.files import read_lines
-
-PAD, EOS, UNK = 1, 2, 3
-_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-_MAGIC = b"MMIDIDX\x00\x00"
-# fairseq.data.indexed_dataset._code_to_dtype, the integer types
-_DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
 
 Ints = NDArray[np.int64]
 
@@ -66,12 +69,12 @@ class Sentences:
             where=index_path,
             hint="binarise the corpus again (fairseq-preprocess --dataset-impl mmap)",
         )
-        if len(index) < 26 or index[:9] != _MAGIC:
+        if len(index) < 26 or index[:9] != MMAP_MAGIC:
             raise damaged
         version, code, count = struct.unpack("<QBQ", index[9:26])
-        if version != 1 or code not in _DTYPES or len(index) != 26 + 12 * count:
+        if version != MMAP_VERSION or code not in MMAP_DTYPES or len(index) != 26 + 12 * count:
             raise damaged
-        dtype = np.dtype(_DTYPES[code])
+        dtype = np.dtype(MMAP_DTYPES[code])
         lengths = np.frombuffer(index, "<i4", count, 26).astype(np.int64)
         pointers = np.frombuffer(index, "<i8", count, 26 + 4 * count)
         size, rest = divmod(data_path.stat().st_size, dtype.itemsize)
@@ -150,7 +153,7 @@ def dictionary_ids(
     if not found:
         raise CorpusError("the dictionary is missing: no dict.<language>.txt", where=first)
     path = found[0]
-    ids = {entry: number for number, entry in enumerate(_SPECIALS)}
+    ids = {entry: number for number, entry in enumerate(SPECIAL)}
     size = len(ids)
     for number, line in enumerate(read_lines(path), 1):
         entry, _, count = line.rstrip().rpartition(" ")
@@ -165,7 +168,7 @@ def dictionary_ids(
         size += 1
     tags: dict[str, int] = {}
     for code in languages:
-        tag = f"[{code}]" if tag_style == "mbart" else f"__{code}__"
+        tag = f"[{code}]" if tag_style == "mbart" else tag_of(code)
         if tag not in ids:
             ids[tag] = size
             size += 1

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
+from neuron_specialization.fairseq_format import tag_of
 from neuron_specialization.files import read_json, sha256_of
 from neuron_specialization.masks import LayerMasks, read_mask_folder
 from neuron_specialization.model_directory import DENSE, SEGMENTATION
-from neuron_specialization.translation import InputFormat, tag_of
+from neuron_specialization.translation import InputFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,11 +218,7 @@ def check_masks_belong(
     Raises:
         MaskError: naming the difference.
     """
-    shapes = {
-        f"{side}.layers.{index}": int(checkpoint.parameters[f"{side}.layers.{index}.fc1.bias"].shape[0])
-        for side, count in (("encoder", checkpoint.encoder_layers), ("decoder", checkpoint.decoder_layers))
-        for index in range(count)
-    }
+    shapes = checkpoint.layer_widths
     if masks.shapes != shapes:
         odd = next(name for name in {**shapes, **masks.shapes} if shapes.get(name) != masks.shapes.get(name))
         raise MaskError(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.errors import CheckpointError
+from neuron_specialization.fairseq_format import tag_of
 
 if TYPE_CHECKING:
     from fairseq.models.transformer import TransformerModel
@@ -43,7 +44,7 @@ def read_dictionary(source: str | Path | int, languages: list[str]) -> Any:
             raise CheckpointError("the dictionary is missing", where=path)
         dictionary = Dictionary.load(str(path))
     for code in languages:
-        dictionary.add_symbol(f"__{code}__")
+        dictionary.add_symbol(tag_of(code))
     return dictionary
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from neuron_specialization import fast_transformer
 from neuron_specialization.checkpoints import Checkpoint
-from neuron_specialization.data_bin import PAD
+from neuron_specialization.fairseq_format import PAD, sinusoids
 from neuron_specialization.fast_dropout import DropoutPool
 
 # layer name, hidden units after the ReLU [B, T, d_ff]
@@ -95,27 +95,15 @@ class _Positions(nn.Module):
         super().__init__()
         self.learned = table is not None
         self.d_model = d_model
-        self.register_buffer("table", table if table is not None else _sinusoids(1024, d_model).to(dtype))
+        self.register_buffer("table", table if table is not None else sinusoids(1024, d_model).to(dtype))
 
     def forward(self, tokens: Tensor) -> Tensor:
         real = tokens.ne(PAD)
         positions = real.cumsum(1) * real + PAD
         longest = PAD + 1 + tokens.shape[1]
         if longest > self.table.shape[0] and not self.learned:
-            self.table = _sinusoids(2 * longest, self.d_model).to(self.table)
+            self.table = sinusoids(2 * longest, self.d_model).to(self.table)
         return F.embedding(positions, self.table)
-
-
-def _sinusoids(rows: int, d_model: int) -> Tensor:
-    """float32[rows, d]: sines, then cosines (tensor2tensor's form); row PAD is zero."""
-    half = d_model // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float) * -(math.log(10000) / (half - 1)))
-    angles = torch.arange(rows, dtype=torch.float).unsqueeze(1) * frequencies.unsqueeze(0)
-    table = torch.cat([angles.sin(), angles.cos()], dim=1)
-    if d_model % 2:
-        table = torch.cat([table, torch.zeros(rows, 1)], dim=1)
-    table[PAD] = 0
-    return table
 
 
 def _stack(checkpoint: Checkpoint, side: str, dtype: torch.dtype) -> Any:

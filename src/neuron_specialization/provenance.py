@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_specialization import __version__
 from neuron_specialization.errors import TranslationError
+from neuron_specialization.fairseq_format import tag_of
 from neuron_specialization.files import hash_of, sha256_of
 from neuron_specialization.model_directory import FORMAT, README
-from neuron_specialization.translation import tag_of
 from neuron_specialization.unfinished import unfinished_folder
 
 if TYPE_CHECKING:

@@ -108,11 +108,6 @@ class Pieces:
         return [[piece for piece in line.split(" ") if piece] for line in lines]
 
 
-def tag_of(language: str) -> str:
-    """The language tag as a dictionary symbol, fairseq's ``multilingual`` style: ``__de__``."""
-    return f"__{language}__"
-
-
 def join_pieces(pieces: Iterable[str]) -> str:
     """Join SentencePiece pieces to text exactly as fairseq's ``--remove-bpe sentencepiece`` does."""
     return "".join(pieces).replace(" ", "").replace(WORD_START, " ").strip()

@@ -30,6 +30,7 @@ from typing import Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError, TranslationError
+from neuron_specialization.fairseq_format import tag_of
 from neuron_specialization.model_directory import SEGMENTATION, read_provenance, served_directions
 from neuron_specialization.text import Segmenter
 from neuron_specialization.translation import (
@@ -38,7 +39,6 @@ from neuron_specialization.translation import (
     Pieces,
     SearchOptions,
     Segmentation,
-    tag_of,
 )
 
 END = "</s>"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
+from neuron_specialization.fairseq_format import tag_of
 from neuron_specialization.text import Segmenter
 from neuron_specialization.translation import (
     Engine,
@@ -22,7 +23,6 @@ from neuron_specialization.translation import (
     SearchOptions,
     Segmentation,
     Translator,
-    tag_of,
 )
 
 if TYPE_CHECKING:

@@ -13,11 +13,10 @@ import numpy as np
 from neuron_specialization.config import Config, Section, Vocabulary
 from neuron_specialization.corpora.layout import CorpusFolder
 from neuron_specialization.errors import CorpusError
+from neuron_specialization.fairseq_format import BOS, EOS, PAD, SPECIAL, UNK
 from neuron_specialization.files import atomic_path, atomic_text
 from neuron_specialization.text import Segmenter
 
-# fairseq's Dictionary puts these first; SentencePiece is given the same ids, so that ids agree throughout
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 # fairseq wants a count on each dictionary line; only its order matters
 _COUNT = 100
 
@@ -97,10 +96,11 @@ def train_vocabulary(corpus_folder: str | Path, spec: VocabularySpec, output: st
             model_type=settings.model_type,
             character_coverage=settings.character_coverage,
             normalization_rule_name="identity",
-            bos_id=0,
-            pad_id=1,
-            eos_id=2,
-            unk_id=3,
+            # fairseq's, so that ids agree throughout
+            bos_id=BOS,
+            pad_id=PAD,
+            eos_id=EOS,
+            unk_id=UNK,
             byte_fallback=False,
             shuffle_input_sentence=False,
             input_sentence_size=0,

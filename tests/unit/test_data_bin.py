@@ -11,8 +11,6 @@ import torch
 
 from neuron_specialization.binarize import write_mmap
 from neuron_specialization.data_bin import (
-    EOS,
-    PAD,
     Sentences,
     dictionary_ids,
     read_parallel,
@@ -21,6 +19,7 @@ from neuron_specialization.data_bin import (
 )
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError
+from neuron_specialization.fairseq_format import EOS, PAD
 
 TEXTS = [[5, 6, 2], [7, 2], [5, 5, 8, 9, 2], [2], [10, 11, 2]]
 

@@ -8,11 +8,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from neuron_specialization.config.sections import Section, Training
 from neuron_specialization.directions import Direction
+from neuron_specialization.run_names import SEPARATOR
 
 Percentage = Annotated[float, Field(gt=0, le=100)]
 Side = Literal["encoder", "decoder"]
 # a selection, or in a MaskSpec its run under a further seed
-SelectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*(@[0-9]+)?$", max_length=80)]
+SelectionName = Annotated[
+    str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.]*({SEPARATOR}[0-9]+)?$", max_length=80)
+]
 
 
 class SidesK(Section):

@@ -18,11 +18,11 @@ from neuron_specialization.config.mask_selections import (
 from neuron_specialization.config.runs import seed_of_run, selections_by_run
 from neuron_specialization.config.sections import LanguageCode, Model, Positive, Section, Training
 from neuron_specialization.files import hash_of
-from neuron_specialization.run_names import split_run
+from neuron_specialization.run_names import SEPARATOR, split_run
 
 # a system (`ns`), its run under a further seed (`ns@223`), or the fine-tuning of a direction (`lass/de-en`)
 RunName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*(@[0-9]+)?(/[A-Za-z0-9_-]+)?$", max_length=128)
+    str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.]*({SEPARATOR}[0-9]+)?(/[A-Za-z0-9_-]+)?$", max_length=128)
 ]
 
 _YOUNGER_KEYS = ("sentence_multiple", "optimizer", "muon_lr_ratio")

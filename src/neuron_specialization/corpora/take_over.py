@@ -18,9 +18,10 @@ import numpy as np
 
 from neuron_specialization.binarize import read_dictionary
 from neuron_specialization.corpora.layout import MANIFEST, pair_languages, remove_former
-from neuron_specialization.data_bin import EOS, UNK, Sentences, read_parallel
+from neuron_specialization.data_bin import Sentences, read_parallel
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError
+from neuron_specialization.fairseq_format import EOS, SPECIAL, UNK
 from neuron_specialization.files import atomic_path, sha256_of, write_json, write_lines
 from neuron_specialization.translation import join_pieces
 
@@ -386,7 +387,4 @@ def _pieces(sentences: Sentences, entries: Sequence[str]) -> list[list[str]]:
 
 
 def _escaped(pieces: Iterable[str]) -> list[str]:
-    return ["<<unk>>" if piece == _UNKNOWN else piece for piece in pieces]
-
-
-_UNKNOWN = ("<s>", "<pad>", "</s>", "<unk>")[UNK]
+    return ["<<unk>>" if piece == SPECIAL[UNK] else piece for piece in pieces]

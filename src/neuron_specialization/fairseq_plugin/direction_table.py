@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuron_specialization.fairseq_format import tag_of
+
 
 class DirectionTable(nn.Module):
     """Finds directions by tags. Its tables move with the module and are in no checkpoint.
@@ -28,7 +30,7 @@ class DirectionTable(nn.Module):
         # the last number: no language
         language = torch.full((len(dictionary),), len(languages), dtype=torch.long)
         for code, index in number.items():
-            token = dictionary.index(f"__{code}__")
+            token = dictionary.index(tag_of(code))
             if token != dictionary.unk():
                 language[token] = index
         direction = torch.full((len(languages) + 1, len(languages) + 1), -1, dtype=torch.long)

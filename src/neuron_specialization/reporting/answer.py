@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.reporting.table import fixed
+from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import decimals, label
 from neuron_specialization.significance import Comparison, GroupResult
 from neuron_specialization.structure import least_p
@@ -127,7 +128,7 @@ def answer(comparisons: Sequence[Comparison], unequal: str = "") -> Answer:
         unequal: how the training of the two differs beside the masks, where it does: a sentence. A difference
             is then no verdict on the masks, and the headline says so.
     """
-    system, control = (name.partition("@")[0] for name in (comparisons[0].system, comparisons[0].control))
+    system, control = (split_run(name)[0] for name in (comparisons[0].system, comparisons[0].control))
     metrics = comparisons[0].settings.metrics
     by_metric = {metric: effects(comparisons, metric) for metric in metrics}
     wholes = {metric: overall(found) for metric, found in by_metric.items()}

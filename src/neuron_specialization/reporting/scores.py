@@ -16,6 +16,7 @@ from typing import Any
 
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting.table import Cell, Column, Row, Table, fixed, number_cell, text_cell
+from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import decimals, label
 from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
 from neuron_specialization.tables import ALL, in_group, set_name
@@ -131,7 +132,7 @@ def _over_seeds(values: Sequence[float | None]) -> Score:
 
 def base(run: str) -> str:
     """The system of a run: ``ns@223`` is ns under a further seed."""
-    return run.partition("@")[0]
+    return split_run(run)[0]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
