@@ -2,14 +2,16 @@
 
 A command is started with what it imports when it works. The reference's scripts import torch and fairseq
 wherever they start; what that would cost for the same commands is the other side of the ratio. The trainer's
-own processes, which need both, are on neither side. How often a demonstration starts each command comes from
-its plan (18 directions, 3 systems, one selection, one test set).
+own processes, which need both, are on neither side. How often a demonstration starts each command is counted
+in its plan.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,26 +19,26 @@ from pathlib import Path
 import common
 
 AIM = 0.5
-# command → how often it is started, and what it imports besides what `--help` needs
-STARTS: dict[str, tuple[int, list[str]]] = {
-    "fetch": (1, ["requests"]),
-    "corpus": (1, []),
-    "vocabulary": (1, ["sentencepiece"]),
-    "binarize": (1, ["sentencepiece"]),
-    "train": (3, []),
-    "activations": (1, ["torch", "fairseq"]),
-    "masks": (1, ["numpy"]),
-    "overlap": (1, ["numpy"]),
-    "export": (3, ["torch", "ctranslate2"]),
-    "translate": (54, ["ctranslate2", "sentencepiece"]),
-    "score": (54, ["sacrebleu"]),
-    "compare": (3, ["sacrebleu", "numpy"]),
-    "tables": (1, ["rich.table"]),
-    "evaluation-tables": (1, []),
-    "costs": (1, []),
-    "perplexity": (1, []),
-    "figures": (7, ["matplotlib.pyplot"]),
-    "report": (1, ["jinja2"]),
+# command → what it imports besides what `--help` needs
+IMPORTS: dict[str, list[str]] = {
+    "fetch": ["requests"],
+    "corpus": [],
+    "vocabulary": ["sentencepiece"],
+    "binarize": ["sentencepiece"],
+    "train": [],
+    "activations": ["torch", "fairseq"],
+    "masks": ["numpy"],
+    "overlap": ["numpy"],
+    "export": ["torch", "ctranslate2"],
+    "translate": ["ctranslate2", "sentencepiece"],
+    "score": ["sacrebleu"],
+    "compare": ["sacrebleu", "numpy"],
+    "tables": ["rich.table"],
+    "evaluation-tables": [],
+    "costs": [],
+    "perplexity": [],
+    "figures": ["matplotlib.pyplot"],
+    "report": ["jinja2"],
 }
 ONE_RULE = 'rule all:\n    output: "made"\n    shell: "touch {output}"\n'
 
@@ -48,15 +50,27 @@ def start_of(command: str, modules: list[str]) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+def commands_in(plan: str) -> Counter[str]:
+    """How often a plan (``snakemake -n --printshellcmds``) starts each command."""
+    return Counter(re.findall(r"-m neuron_specialization ([a-z-]+)", plan))
+
+
 def main() -> None:
     parser = common.arguments(__doc__)
     options = parser.parse_args()
     ways: dict[str, Callable[[], common.Sample]] = {
-        name: partial(common.timed_command, start_of(name, modules)) for name, (_, modules) in STARTS.items()
+        name: partial(common.timed_command, start_of(name, modules)) for name, modules in IMPORTS.items()
     }
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        demo = ["--snakefile", str(common.ROOT / "Snakefile"), "--directory", scratch, "--printshellcmds"]
+        demo += ["--configfile", str(common.ROOT / "config.yaml"), "--quiet", "host"]
+        common.timed_command([*snakemake, *demo], output=folder / "log")
+        counts = commands_in((folder / "log").read_text(encoding="utf-8"))
+        if set(counts) != set(IMPORTS):
+            odd = ", ".join(sorted(set(counts) ^ set(IMPORTS)))
+            sys.exit(f"not both in the plan and in IMPORTS: {odd}")
         (folder / "Snakefile").write_text(ONE_RULE, encoding="utf-8")
         ways["torch and fairseq"] = lambda: common.timed_command(
             [sys.executable, "-c", "import torch, fairseq"]
@@ -69,9 +83,9 @@ def main() -> None:
             output=folder / "log",
         )
         samples = common.interleave(ways, options.rounds)
-    starts = sum(count for count, _ in STARTS.values())
+    starts = counts.total()
     ours = [
-        sum(samples[name][number].cpu * count for name, (count, _) in STARTS.items())
+        sum(samples[name][number].cpu * count for name, count in counts.items())
         for number in range(options.rounds)
     ]
     theirs = [starts * sample.cpu for sample in samples["torch and fairseq"]]
@@ -91,8 +105,7 @@ def main() -> None:
             common.shown(common.spread([sample.wall for sample in samples["plan of one rule"]])),
         ),
     ]
-    counts = {name: count for name, (count, _) in STARTS.items()}
-    common.write_result("startup", rows, {"starts": counts, "ratio": ratio}, samples=samples)
+    common.write_result("startup", rows, {"starts": dict(counts), "ratio": ratio}, samples=samples)
 
 
 if __name__ == "__main__":

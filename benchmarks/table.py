@@ -30,9 +30,10 @@ HEAD = """# Benchmarks
 Made by `make bench`, which runs the programs in `benchmarks/` and writes this page from
 `benchmarks/results/*.json` (`make bench BENCH=ffn_layer` runs one). A ratio is taken between two ways that
 ran in turn on one machine, three rounds at least: the median, and in brackets the range over the rounds.
-Ratios of processor time unless a line says otherwise. *Reference* is the reference implementation's way,
-written anew in `benchmarks/`. Lines that miss their aim say so. `memory`, `data_loading`, `activations` and
-`startup` are of the demonstration as it was at commit f4cb5c2, all others that need it of the present one.
+Ratios of processor time, unless a line says otherwise; tokens a second and seconds of an update are by the
+clock. *Reference* is the reference implementation's way, written anew in `benchmarks/`. Lines that miss
+their aim say so. `memory`, `data_loading`, `activations` and `startup` are of the demonstration as it was at
+commit f4cb5c2, all others that need it of the present one.
 
 | what | measured | aim | reached |
 |---|---|---|---|

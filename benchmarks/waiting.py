@@ -1,7 +1,7 @@
 """Processes that train together on a CPU wait for each other: gloo's way against some bytes through a socket.
 
 Two processes compute for some milliseconds, then meet; what passes until both go on is the wait, the little
-by which they come at different times included. A training update has six barriers and two such sums.
+by which they come at different times included. An update by Muon has six barriers and two such sums.
 """
 
 from __future__ import annotations

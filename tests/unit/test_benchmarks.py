@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,28 @@ def test_a_ratio_is_taken_within_each_round() -> None:
         common.ratio([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="nothing was measured"):
         common.spread([])
+
+
+def test_the_order_of_the_page_the_makefile_and_the_results_agree() -> None:
+    makefile = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")
+    found = re.search(r"^BENCHMARKS := ((?:.*\\\n)*.*)$", makefile, re.M)
+    assert found
+    programs = found[1].replace("\\\n", " ").split()
+    # one program may write several results
+    assert list(dict.fromkeys(re.sub(r"_d\d+$", "", name) for name in table.ORDER)) == programs
+    assert {path.stem for path in common.RESULTS.glob("*.json")} <= {*table.ORDER, "serve_load"}
+    assert all((FOLDER / f"{name}.py").is_file() for name in programs)
+
+
+def test_start_ups_are_counted_in_the_plan() -> None:
+    import startup
+
+    plan = (
+        "python -m neuron_specialization score --a\npython -m neuron_specialization evaluation-tables\n" * 2
+    )
+    assert startup.commands_in(plan) == {"score": 2, "evaluation-tables": 2}
+    result = json.loads((common.RESULTS / "startup.json").read_text(encoding="utf-8"))
+    assert set(result["details"]["starts"]) == set(startup.IMPORTS)
 
 
 def test_rounds_are_interleaved() -> None:
