@@ -74,8 +74,8 @@ def write_bundle(
 
     from neuron_specialization.ctranslate2_converter import (
         POSITION_TABLE,
-        POSITIONS,
         arrays_of,
+        position_count,
         sinusoidal_positions,
     )
     from neuron_specialization.exportable import read_system
@@ -88,7 +88,7 @@ def write_bundle(
     settings = source.checkpoint.settings
     arrays = arrays_of(source.checkpoint.parameters)
     if not (settings["encoder_learned_pos"] and settings["decoder_learned_pos"]):
-        arrays[POSITION_TABLE] = sinusoidal_positions(POSITIONS, source.checkpoint.d_model)
+        arrays[POSITION_TABLE] = sinusoidal_positions(position_count(settings), source.checkpoint.d_model)
     stored, tied = _untie(arrays)
     weights = {name: _stored(array, dtype, name) for name, array in stored.items()}
     packed = {

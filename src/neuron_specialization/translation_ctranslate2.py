@@ -164,7 +164,26 @@ class CTranslate2Engine:
     def generate(
         self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
     ) -> list[list[PieceHypothesis]]:
-        """See translation.Engine."""
+        """See translation.Engine.
+
+        Raises:
+            TranslationError: CTranslate2 fails, saying with what.
+        """
+        try:
+            return self._generate(sources, direction, options)
+        except RuntimeError as error:
+            raise TranslationError(
+                f"CTranslate2 cannot translate: {error}",
+                where=f"{self.folder}, {direction}",
+                cause="an older version exported it, with 1024 positions however many it was trained with"
+                if "position" in str(error)
+                else None,
+                hint="export it again",
+            ) from None
+
+    def _generate(
+        self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
+    ) -> list[list[PieceHypothesis]]:
         options = replace(options, max_length=min(options.max_length, self._longest_target))
         searches = [
             _Search(tag_of(direction.target), [tag_of(direction.source), *pieces]) for pieces in sources

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from neuron_specialization import ctranslate2_converter, export
+from neuron_specialization.bundle import write_bundle
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, TranslationError
 from neuron_specialization.export import export_system, read_symbols
@@ -113,6 +114,42 @@ def test_inputs_as_long_as_the_positions_do_not_crash(trained_vocabulary: Path, 
     for length in (254, 255, 300):  # beyond 254 only if a caller insists
         (found,) = engine.generate([[piece] * length], Direction("de", "en"), SearchOptions(max_length=250))
         assert 2 <= found[0].tokens <= 251
+
+
+@pytest.mark.parametrize("form", ["models", "bundle"])
+@pytest.mark.parametrize(("source", "target"), [(40, 60), (60, 40)])
+def test_models_of_many_positions(
+    form: str,
+    source: int,
+    target: int,
+    trained_vocabulary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No row of the table is missing, and none is needed beyond the model's own positions."""
+    monkeypatch.setattr(ctranslate2_converter, "LEAST_POSITIONS", 1)
+    path = write_random_model(
+        tmp_path / "m.pt",
+        trained_vocabulary,
+        LANGUAGES,
+        DIRECTIONS,
+        max_source_positions=source,
+        max_target_positions=target,
+    )
+    write = export_system if form == "models" else write_bundle
+    write(path, trained_vocabulary, tmp_path / "m")
+    translator = Translator.load(tmp_path / "m", cache=tmp_path / "cache", input_format="pieces")
+    piece = read_symbols(trained_vocabulary, [])[10]
+    engine, _, longest = translator.open("de-en")
+    assert longest == source - 2
+    for beam in (1, 3):
+        options = SearchOptions(beam, max_length=1000)
+        found = engine.generate([[piece] * longest] * 4, Direction("de", "en"), options)
+        assert max(one.tokens for one, *_ in found) == target, "the random model never ends by itself"
+    with pytest.raises(
+        TranslationError, match=r"CTranslate2 cannot translate(.|\n)*position(.|\n)*export it again"
+    ):
+        engine.generate([[piece] * 60], Direction("de", "en"), SearchOptions())
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int16", "float16"])
