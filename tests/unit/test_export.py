@@ -12,6 +12,8 @@ import torch
 
 from neuron_specialization import ctranslate2_converter, export
 from neuron_specialization.bundle import write_bundle
+from neuron_specialization.config.recipe import Recipe
+from neuron_specialization.config.sections import Model, Training
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, TranslationError
 from neuron_specialization.export import export_system, read_symbols
@@ -198,6 +200,32 @@ def test_provenance(
     for name, entry in provenance["files"].items():
         file = tmp_path / "ns" / "ru-en" / name
         assert (file.stat().st_size, sha256_of(file)) == (entry["bytes"], entry["sha256"])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "told"),
+    [
+        ({}, " tokens, Adam (β 0.9, 0.98), learning rate 0.01 after 400"),
+        (
+            {"optimizer": "muon"},
+            "Muon for the layers' matrices and Adam (β 0.9, 0.98) for all else, learning rate 0.01 after 400",
+        ),
+        ({"optimizer": "muon", "muon_lr_ratio": 0.5}, " 0.01 (of those matrices 0.005) after 400 updates"),
+    ],
+)
+def test_the_card_tells_the_optimizer(
+    optimizer: dict[str, Any], told: str, trained_vocabulary: Path, tmp_path: Path
+) -> None:
+    training = Training(lr=0.01, **optimizer)
+    recipe = Recipe(
+        system="a", languages=LANGUAGES, directions=DIRECTIONS, model=Model(), training=training, seed=1
+    )
+    provenance = {"recipe": recipe.model_dump(mode="json")}
+    model = write_random_model(
+        tmp_path / "m.pt", trained_vocabulary, LANGUAGES, DIRECTIONS, provenance=provenance
+    )
+    (folder,) = export_system(model, trained_vocabulary, tmp_path / "m")
+    assert told in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_dense_model_serves_its_directions(model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
