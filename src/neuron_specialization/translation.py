@@ -265,8 +265,8 @@ class Translator:
             too_long: what to do with a line longer than the model was trained for.
 
         Raises:
-            TranslationError: the model does not translate this direction (the known ones are listed), or
-                a line is too long and ``too_long`` is ``refuse``.
+            TranslationError: the model does not translate this direction (the known ones are listed),
+                ``lines`` is one string, or a line is too long and ``too_long`` is ``refuse``.
         """
         options = SearchOptions(beam, length_penalty, max_length, batch_size)
         return [best.text for best, *_ in self.hypotheses(lines, direction, options, too_long=too_long)]
@@ -285,6 +285,11 @@ class Translator:
         A blank line has the one hypothesis ``""``; a line that was split has one, its parts' best joined.
         ``first_line`` is the number of the first line, for messages.
         """
+        if isinstance(lines, str | bytes):  # a sequence, too: of its letters
+            raise TranslationError(
+                "one string was given where a list of lines is needed",
+                hint='put it into a list: translate(["…"], …); split a text into its lines first',
+            )
         options = options or SearchOptions()
         engine, segmenter, limit = self.open(direction)
         parts: list[list[str]] = []

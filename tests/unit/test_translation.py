@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -152,6 +153,12 @@ def test_unknown_direction_lists_the_known() -> None:
         translator.translate(["a"], "de-fr")
     with pytest.raises(ConfigError, match="not a direction"):
         translator.translate(["a"], "german")
+
+
+@pytest.mark.parametrize("lines", ["a string", b"bytes"])
+def test_a_string_is_no_list_of_lines(lines: Any) -> None:
+    with pytest.raises(TranslationError, match=r"one string(.|\n)*into a list"):
+        make().translate(lines, "de-en")
 
 
 def test_an_engine_is_opened_once_for_all_it_serves() -> None:
