@@ -26,9 +26,16 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from neuron_specialization import __version__
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
-from neuron_specialization.files import atomic_path, atomic_text, canonical_json, sha256_of, write_json
+from neuron_specialization.files import atomic_path, atomic_text, canonical_json, write_json
 from neuron_specialization.model_cache import ModelCache
-from neuron_specialization.model_directory import DENSE, README, SEGMENTATION, missing_files, read_description
+from neuron_specialization.model_directory import (
+    DENSE,
+    README,
+    SEGMENTATION,
+    check_contents,
+    missing_files,
+    read_description,
+)
 from neuron_specialization.translation import tag_of
 
 if TYPE_CHECKING:
@@ -281,14 +288,7 @@ class Bundle:
         with self._lock:
             if self._verified:
                 return
-            for name, entry in self.facts["files"].items():
-                if sha256_of(self.folder / name) != entry["sha256"]:
-                    raise TranslationError(
-                        f"{name} is not the file that the bundle was made with (its SHA-256 differs)",
-                        where=self.folder,
-                        cause="damaged while it was copied, or changed since",
-                        hint="copy it again, or export it again",
-                    )
+            check_contents(self.folder, self.facts["files"], "bundle")
             self._verified = True
 
     def _parameters(self) -> dict[str, NDArray[Any]]:

@@ -219,19 +219,20 @@ class Translator:
         from neuron_specialization.model_cache import ModelCache
         from neuron_specialization.translation_ctranslate2 import open_model
 
-        def opened(folder: Path) -> tuple[Engine, Segmentation, int]:
+        def opened(folder: Path, *, verified: bool = False) -> tuple[Engine, Segmentation, int]:
             return open_model(
                 folder,
                 threads=threads,
                 compute_type=compute_type,
                 device=device,
                 input_format=input_format,
+                verified=verified,
             )
 
         def from_bundle(direction: Direction) -> tuple[Engine, Segmentation, int]:
             # CTranslate2 reads the files while it loads the model, and not later
             with bundle.model(direction) as folder:
-                return opened(folder)
+                return opened(folder, verified=True)
 
         def from_folder(direction: Direction) -> tuple[Engine, Segmentation, int]:
             return opened(folders.get(direction) or untrained[direction])

@@ -237,6 +237,17 @@ def test_a_dense_model_serves_its_directions(model: Path, trained_vocabulary: Pa
     assert {str(one) for one in find_models(tmp_path / "more")} == {"de-ru", "ru-de"}
 
 
+@pytest.mark.parametrize("name", ["model.bin", "spm.model", "shared_vocabulary.json"])
+def test_a_changed_byte_is_refused(name: str, model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
+    (folder,) = export_system(model, trained_vocabulary, tmp_path / "models")
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    translator = Translator.load(tmp_path / "models")
+    with pytest.raises(TranslationError, match=rf"{name} is not the file that the model was made with"):
+        translator.translate(LINES, "de-en")
+
+
 # ---- written whole or not at all ----
 
 
@@ -415,10 +426,12 @@ def test_damaged_directories_are_refused(model: Path, trained_vocabulary: Path, 
         Translator.load(folder)
 
 
-def test_garbage_of_the_right_size_is_refused(model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
+def test_garbage_with_a_checksum_is_refused(model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
     (folder,) = export_system(model, trained_vocabulary, tmp_path / "models")
-    size = (folder / "model.bin").stat().st_size
-    (folder / "model.bin").write_bytes(b"x" * size)
+    provenance = read_provenance(folder)
+    (folder / "model.bin").write_bytes(b"x" * provenance["files"]["model.bin"]["bytes"])
+    provenance["files"]["model.bin"]["sha256"] = sha256_of(folder / "model.bin")
+    (folder / "provenance.json").write_text(json.dumps(provenance))
     with pytest.raises(TranslationError, match="CTranslate2 cannot load the model"):
         Translator.load(folder).translate(["a"], "de-en")
 
