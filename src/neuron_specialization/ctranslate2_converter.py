@@ -46,7 +46,8 @@ def position_count(settings: Mapping[str, Any]) -> int:
 
     Both counts are of all that has a position: tag and ``</s>``, which the decoder starts with, included.
     """
-    return max(LEAST_POSITIONS, settings["max_source_positions"], settings["max_target_positions"])
+    sides = ("source", "target")
+    return max(LEAST_POSITIONS, *(int(settings[f"max_{side}_positions"]) for side in sides))
 
 
 def sinusoidal_positions(length: int, d_model: int) -> Array:

@@ -7,6 +7,7 @@ This module imports neither torch nor numpy, so that a translation starts in a f
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -19,6 +20,9 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
 from neuron_specialization.model_directory import find_models, zero_shot_models
 
+# pieces times beam translated between two calls of before_chunk; a part takes at least so many pieces' time
+_CHUNK = 4096
+_LEAST_COST = 16
 WORD_START = "\u2581"  # SentencePiece writes the space before a word as this
 TooLong = Literal["split", "refuse"]
 InputFormat = Literal["text", "pieces"]
@@ -280,11 +284,18 @@ class Translator:
         *,
         too_long: TooLong = "split",
         first_line: int = 1,
+        before_chunk: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """Translate lines into n-best lists (``options.nbest``; fewer where the search found fewer).
 
         A blank line has the one hypothesis ``""``; a line that was split has one, its parts' best joined.
-        ``first_line`` is the number of the first line, for messages.
+
+        Args:
+            lines, direction, too_long: see `translate`.
+            options: how to search.
+            first_line: the number of the first line, for messages.
+            before_chunk: called with the pieces that are left, before some of them are translated, again
+                and again. What it raises ends the translation.
         """
         if isinstance(lines, str | bytes):  # a sequence, too: of its letters
             raise TranslationError(
@@ -309,7 +320,13 @@ class Translator:
                 parts.append(pieces)
             owners.append(slice(begin, len(parts)))
         parsed = direction if isinstance(direction, Direction) else Direction.parse(direction)
-        found = engine.generate(parts, parsed, options) if parts else []
+        found: list[list[PieceHypothesis]] = []
+        left = sum(map(len, parts))
+        for chunk in _chunks(parts, options.beam, _CHUNK if before_chunk else math.inf):
+            if before_chunk:
+                before_chunk(left)
+            found += engine.generate(chunk, parsed, options)
+            left -= sum(map(len, chunk))
         return [
             _of_line(found[owner], [bool(part[0].startswith(WORD_START)) for part in parts[owner]], options)
             for owner in owners
@@ -340,6 +357,21 @@ class Translator:
                 oldest = self._recent.pop(0)
                 self._opened = {key: value for key, value in self._opened.items() if value is not oldest}
             return opened
+
+
+def _chunks(parts: list[list[str]], beam: int, most: float) -> Iterator[list[list[str]]]:
+    """Divide parts into chunks that take about the same time each: as long as ``most`` pieces at beam 1."""
+    chunk: list[list[str]] = []
+    cost = 0
+    for part in parts:
+        more = beam * max(len(part), _LEAST_COST)
+        if chunk and cost + more > most:
+            yield chunk
+            chunk, cost = [], 0
+        chunk.append(part)
+        cost += more
+    if chunk:
+        yield chunk
 
 
 def _of_line(

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def start(bundle: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
 
 @pytest.fixture(scope="module")
 def service(bundle: Path) -> Iterator[str]:
-    process, address = start(bundle, "--max-body", "20000", "--max-lines", "40")
+    process, address = start(bundle, "--max-body", "20000", "--max-lines", "40", "--max-work", "10000")
     yield address
     process.terminate()
     assert process.wait(30) == 0, "a stop that was asked for is no failure"
@@ -108,6 +109,7 @@ def test_directions_tell_the_neurons_in_use(service: str, bundle: Path) -> None:
         ({"direction": "de-en", "text": "the " * 99, "refuse_long": True}, 422, "line_too_long", "line 1"),
         ({"direction": "de-en", "text": ["x"] * 41}, 413, "too_many_lines", "40"),
         ({"direction": "de-en", "text": "x" * 20000}, 413, "too_large", "20,000"),
+        ({"direction": "de-en", "text": "light " * 3000, "beam": 16}, 413, "too_much_work", " 625 at a beam"),
     ],
 )
 def test_what_is_refused(service: str, request_: dict[str, Any], status: int, code: str, told: str) -> None:
@@ -171,6 +173,71 @@ def test_a_stop_finishes_what_was_begun(bundle: Path) -> None:
     assert len(answers[0].json()["translations"]) == 100
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
+
+
+LONG = {"direction": "de-en", "text": ["Turn on the light of the door"] * 3000, "beam": 16}
+# so much that it would take minutes
+MUCH = ["--max-lines", "100000", "--max-body", "1000000", "--max-work", "100000000", "--threads", "1"]
+
+
+def test_clients_that_go_away_hold_up_nobody(bundle: Path) -> None:
+    process, address = start(bundle, *MUCH)
+    host, _, port = address.removeprefix("http://").partition(":")
+    body = json.dumps(LONG).encode()
+    head = f"POST /translate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    for _ in range(3):  # one is translated, the others wait
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            wait_until(lambda: sum(health(address)) > 0)
+    asked = time.monotonic()
+    answer = httpx.post(f"{address}/translate", json={"direction": "de-en", "text": "light"}, timeout=20)
+    assert answer.status_code == 200
+    assert time.monotonic() - asked < 10
+    wait_until(lambda: health(address) == (0, 0))
+    process.terminate()
+    assert process.wait(10) == 0
+
+
+def health(address: str) -> tuple[int, int]:
+    answer = httpx.get(f"{address}/health").json()
+    return answer["active"], answer["waiting"]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_stop_waits_as_long_as_it_was_told(bundle: Path) -> None:
+    process, address = start(bundle, *MUCH, "--stop-seconds", "1")
+    answers: list[Any] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{address}/translate", json=LONG, timeout=60))
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]  # the second waits for the first
+    for one in asking:
+        one.start()
+    wait_until(lambda: health(address) == (1, 1))
+    process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    for one in asking:
+        one.join()
+    assert 1 <= time.monotonic() - told < 10
+    assert [one.status_code for one in answers] == [503, 503]
+    assert {one.json()["error"]["code"] for one in answers} == {"stopping"}
+    assert process.wait(10) == 0
+    assert time.monotonic() - told < 15
+    assert process.stdout is not None and process.stdout.read() == "", "nothing that looks like a failure"
+
+
+def test_a_stop_before_it_has_begun(bundle: Path) -> None:
+    for _ in range(5):
+        process, _ = start(bundle)
+        process.terminate()  # while it starts to listen
+        assert process.wait(20) == 0
 
 
 def test_a_port_that_is_taken(service: str, bundle: Path) -> None:
