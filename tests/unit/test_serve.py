@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from neuron_specialization import Translator
 from neuron_specialization.bundle import write_bundle
 from neuron_specialization.cli import cli
 from neuron_specialization.errors import TranslationError
+from neuron_specialization.export import export_system
 from neuron_specialization.translation import Hypothesis
 from tests.browser import Browser
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
@@ -238,6 +240,38 @@ def test_a_stop_before_it_has_begun(bundle: Path) -> None:
         process, _ = start(bundle)
         process.terminate()  # while it starts to listen
         assert process.wait(20) == 0
+
+
+def test_what_cannot_translate_is_not_served(
+    bundle: Path, trained_vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(model: Path, *options: str) -> str:
+        command = [
+            "serve",
+            "--model",
+            str(model),
+            "--port",
+            "0",
+            "--cache",
+            str(tmp_path / "cache"),
+            *options,
+        ]
+        with pytest.raises(TranslationError) as error:
+            CliRunner().invoke(cli, command, catch_exceptions=False)
+        return str(error.value)
+
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # else a failure would serve for ever
+    assert "does not compute in float16" in refused(bundle, "--compute-type", "float16")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle, damaged)
+    data = (damaged / "weights.safetensors").read_bytes()
+    (damaged / "weights.safetensors").write_bytes(data[:-1] + b"x")
+    # not from a model made of it before
+    assert "weights.safetensors is not the file" in refused(damaged, "--cache", str(tmp_path / "none"))
+    checkpoint = bundle.parent / "dense.pt"
+    for name, write in (("bundle", write_bundle), ("models", export_system)):
+        write(checkpoint, trained_vocabulary, tmp_path / name, input_format="pieces")
+        assert "cannot segment it" in refused(tmp_path / name)
 
 
 def test_a_port_that_is_taken(service: str, bundle: Path) -> None:

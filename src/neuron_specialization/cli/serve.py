@@ -93,7 +93,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise TranslationError(
             f"the service needs {error.name}",
-            hint="install the optional dependencies: pip install 'neuron-specialization[serve]'",
+            hint="in a checkout: make env; else: pip install 'WHEEL[serve]', the file of make package",
         ) from None
     limits = Limits(
         body=max_body,
@@ -105,6 +105,8 @@ def serve(
         stop_seconds=stop_seconds,
     )
     directions = describe_directions(model)
+    # what cannot translate is told before anyone is told that it serves
+    translator.open(translator.directions[0])
     app = create_app(
         translator, directions, name=model_name(model), limits=limits, stopping=lambda: server.should_exit
     )
