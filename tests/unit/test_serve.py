@@ -77,7 +77,7 @@ def test_translations_are_the_translators(service: str, bundle: Path) -> None:
     translator = Translator.load(bundle, cache=bundle.parent / "cache")
     lines = ["Turn on the light", "", "the battery"]
     for direction in DIRECTIONS:
-        for text in (lines, "\n".join(lines)):
+        for text in (lines, "\n".join(lines), "\r\n".join(lines), "\r".join(lines)):
             request = {"direction": direction, "text": text, "nbest": 2}
             answer = httpx.post(f"{service}/translate", json=request, timeout=60)
             assert answer.status_code == 200, answer.text
@@ -119,6 +119,28 @@ def test_what_is_refused(service: str, request_: dict[str, Any], status: int, co
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
     assert told in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        (r'{"direction": "de-en", "text": "a\n\ud83d light"}', "no_character", "line 2"),
+        (r'{"direction": "de-en", "text": ["the", "\ud83d"]}', "no_character", "line 2"),
+        (r'{"direction": "\ud83d", "text": "the light"}', "unknown_direction", "de-en"),
+        (r'{"direction": "de-en", "text": "the light", "\ud83d": 1}', "invalid_request", "string"),
+    ],
+)
+def test_half_a_character_is_refused(service: str, body: str, code: str, told: str) -> None:
+    answer = httpx.post(f"{service}/translate", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["code"] == code
+    assert told in answer.text
+
+
+def test_whole_characters_are_not(service: str) -> None:
+    body = r'{"direction": "de-en", "text": "the \ud83d\ude00 light"}'
+    answer = httpx.post(f"{service}/translate", content=body, headers={"Content-Type": "application/json"})
+    assert answer.json()["translations"][0]["source"] == "the \U0001f600 light"
 
 
 def test_what_is_not_json_or_not_there(service: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from neuron_specialization.serve.waiting import AwaitedAnswer
 from neuron_specialization.translation import SearchOptions, Translator
 
 STATIC = Path(__file__).parent / "static"
+_LINE_BREAK = re.compile(r"\r\n?|\n")
 _PAGES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 # nothing is loaded from anywhere else
 POLICY = (
@@ -184,7 +186,7 @@ def create_app(
         return RefusedError(422, "invalid_request", first, details=details).response()
 
     @app.exception_handler(HTTPException)
-    async def no_such(request: Request, error: HTTPException) -> JSONResponse:
+    async def no_such(request: Request, error: HTTPException) -> Response:
         refusal = RefusedError(
             error.status_code, "not_found" if error.status_code == 404 else "http", error.detail
         )
@@ -196,7 +198,7 @@ def create_app(
 
     @app.post("/translate", responses=problems, summary="Translate lines")
     async def translate(request: Request, wanted: TranslationRequest) -> TranslationResponse:
-        lines = wanted.text.split("\n") if isinstance(wanted.text, str) else wanted.text
+        lines = _LINE_BREAK.split(wanted.text) if isinstance(wanted.text, str) else wanted.text
         options = _checked(wanted, lines, directions, limits)
         client = request.client.host if request.client else "unknown"
         async with (
@@ -263,6 +265,12 @@ def _checked(
         )
     if any("\n" in line or "\r" in line for line in lines):
         raise RefusedError(422, "line_break", "a segment of the list holds a line break")
+    for number, line in enumerate(lines, 1):
+        try:
+            line.encode()
+        except UnicodeEncodeError:  # JSON can say it, text cannot hold it
+            message = f"line {number}: half a surrogate pair, which is no character"
+            raise RefusedError(422, "no_character", message) from None
     if wanted.direction not in directions:
         raise RefusedError(
             422,
