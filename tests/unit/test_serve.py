@@ -264,6 +264,35 @@ def test_a_stop_before_it_has_begun(bundle: Path) -> None:
         assert process.wait(20) == 0
 
 
+def test_it_serves_without_standard_output(bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "neuron_specialization",
+        "serve",
+        "--model",
+        str(bundle),
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(
+        [*command, "--cache", str(bundle.parent / "cache")], preexec_fn=lambda: os.close(1)
+    )
+
+    def answers() -> bool:
+        assert process.poll() is None
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    wait_until(answers)
+    process.terminate()
+    assert process.wait(10) == 0
+
+
 def test_what_cannot_translate_is_not_served(
     bundle: Path, trained_vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import click
@@ -112,7 +111,10 @@ def serve(
     )
     listener = _listen(host, port)
     # the application answers requests that take too long; uvicorn cuts off clients that do
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=stop_seconds + 2)
+    # use_colors: else it asks standard output, which may be closed
+    config = uvicorn.Config(
+        app, log_level="warning", use_colors=False, timeout_graceful_shutdown=stop_seconds + 2
+    )
     server = uvicorn.Server(config)
 
     def stop(*_: object) -> None:
@@ -126,7 +128,6 @@ def serve(
     click.echo(f"serving {model} on http://{address}:{listener.getsockname()[1]}")
     if not _is_local(host):
         click.echo("anyone who reaches this address can use it: there is no authentication", err=True)
-    sys.stdout.flush()
     server.run(sockets=[listener])
 
 
