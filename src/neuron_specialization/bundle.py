@@ -27,9 +27,16 @@ from neuron_specialization import __version__
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
 from neuron_specialization.fairseq_format import tag_of
-from neuron_specialization.files import atomic_text, canonical_json, sha256_of, write_json
+from neuron_specialization.files import atomic_path, atomic_text, canonical_json, write_json
 from neuron_specialization.model_cache import ModelCache
-from neuron_specialization.model_directory import DENSE, README, SEGMENTATION, missing_files, read_description
+from neuron_specialization.model_directory import (
+    DENSE,
+    README,
+    SEGMENTATION,
+    check_contents,
+    missing_files,
+    read_description,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,12 +78,11 @@ def write_bundle(
         TranslationError: the place is taken, or weights beyond float16's range.
     """
     import numpy as np
-    from safetensors.numpy import save_file
 
     from neuron_specialization.ctranslate2_converter import (
         POSITION_TABLE,
-        POSITIONS,
         arrays_of,
+        position_count,
         sinusoidal_positions,
     )
     from neuron_specialization.exportable import read_system
@@ -89,7 +95,7 @@ def write_bundle(
     settings = source.checkpoint.settings
     arrays = arrays_of(source.checkpoint.parameters)
     if not (settings["encoder_learned_pos"] and settings["decoder_learned_pos"]):
-        arrays[POSITION_TABLE] = sinusoidal_positions(POSITIONS, source.checkpoint.d_model)
+        arrays[POSITION_TABLE] = sinusoidal_positions(position_count(settings), source.checkpoint.d_model)
     stored, tied = _untie(arrays)
     weights = {name: _stored(array, dtype, name) for name, array in stored.items()}
     packed = {
@@ -113,9 +119,9 @@ def write_bundle(
     }
     target = Path(output)
     with written_whole(target, FILES) as folder:
-        save_file(weights, folder / WEIGHTS)
+        _save(weights, folder / WEIGHTS)
         if packed:
-            save_file(packed, folder / MASKS)
+            _save(packed, folder / MASKS)
         shutil.copyfile(source.dictionary, folder / DICTIONARY)
         if source.segmentation is not None:
             shutil.copyfile(source.segmentation, folder / SEGMENTATION)
@@ -126,6 +132,14 @@ def write_bundle(
     if progress:
         progress(target.name)
     return target
+
+
+def _save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    # safetensors makes files that nobody else may read; atomic_path leaves the permissions of any file
+    with atomic_path(path) as temporary:
+        save_file(dict(arrays), temporary)
 
 
 def _untie(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -201,7 +215,7 @@ class Bundle:
             quantization: how the model's weights are stored (ctranslate2_converter.QUANTIZATIONS).
 
         Raises:
-            TranslationError: the bundle is damaged, or its cache cannot be written.
+            TranslationError: the bundle is damaged or cannot be read, or its cache cannot be written.
         """
         name = str(direction) if self.masked else DENSE
         with self.cache.model(
@@ -221,15 +235,17 @@ class Bundle:
         from neuron_specialization.export import write_model_directory
         from neuron_specialization.provenance import model_provenance
 
-        self._verify()
-        with self._fitting():
+        with self._reading(), self._fitting():
+            self._verify()
             parameters = self._parameters()
             masks = self._mask(name) if self.masked else {}
+            symbols = self._symbols()
+        with self._fitting():
             write_model_directory(
                 folder,
                 compact(parameters, masks),
                 self.facts["settings"],
-                self._symbols(),
+                symbols,
                 None if self.facts["input_format"] == "pieces" else self.folder / SEGMENTATION,
                 model_provenance(
                     self.facts,
@@ -239,6 +255,18 @@ class Bundle:
                     scores=self.facts["scores"],
                 ),
             )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Explain what cannot be read, which is no failure of the cache that is written meanwhile."""
+        try:
+            yield
+        except OSError as error:
+            raise TranslationError(
+                f"the bundle cannot be read: {error.strerror or error}",
+                where=error.filename or self.folder,
+                hint="make it readable for the user who runs this, or copy it again",
+            ) from None
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
@@ -260,14 +288,7 @@ class Bundle:
         with self._lock:
             if self._verified:
                 return
-            for name, entry in self.facts["files"].items():
-                if sha256_of(self.folder / name) != entry["sha256"]:
-                    raise TranslationError(
-                        f"{name} is not the file that the bundle was made with (its SHA-256 differs)",
-                        where=self.folder,
-                        cause="damaged while it was copied, or changed since",
-                        hint="copy it again, or export it again",
-                    )
+            check_contents(self.folder, self.facts["files"], "bundle")
             self._verified = True
 
     def _parameters(self) -> dict[str, NDArray[Any]]:

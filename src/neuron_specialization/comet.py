@@ -85,8 +85,9 @@ def checkpoint_of(model: str) -> Path | None:
         if model.endswith(".ckpt") or path.is_absolute() or model.startswith("."):
             raise ScoringError("the COMET checkpoint is missing", where=model)
         return None
-    checkpoint = path / "checkpoints" / "model.ckpt" if path.is_dir() else path
-    hparams = checkpoint.resolve().parents[1] / "hparams.yaml"
+    # links are not followed: in Hugging Face's cache a file is a link to a blob, which has nothing beside it
+    checkpoint = (path / "checkpoints" / "model.ckpt" if path.is_dir() else path).absolute()
+    hparams = checkpoint.parents[1] / "hparams.yaml"
     for needed in (checkpoint, hparams):
         if not needed.is_file():
             raise ScoringError(
@@ -94,7 +95,7 @@ def checkpoint_of(model: str) -> Path | None:
                 where=needed,
                 hint="give the folder that holds hparams.yaml and checkpoints/model.ckpt",
             )
-    return checkpoint.resolve()
+    return checkpoint
 
 
 def find_python(python: str | None) -> str:

@@ -33,11 +33,21 @@ QUANTIZATIONS = (
     "int8_bfloat16",
     "int16",
 )
-# Longer than any input: a sinusoidal table may have any length, and reading past its end is a hard error.
-POSITIONS = 1024
+# A sinusoidal table has at least so many rows, for callers that insist on longer input than the model's own:
+# reading past its end is an error.
+LEAST_POSITIONS = 1024
 # What the table is called among the parameters, where it is among them (a bundle holds it: its numbers are
 # torch's, and numpy's sine differs from torch's in the last bit).
 POSITION_TABLE = "sinusoidal_positions"
+
+
+def position_count(settings: Mapping[str, Any]) -> int:
+    """The rows that a sinusoidal table needs: for source and target as long as the model takes them.
+
+    Both counts are of all that has a position: tag and ``</s>``, which the decoder starts with, included.
+    """
+    sides = ("source", "target")
+    return max(LEAST_POSITIONS, *(int(settings[f"max_{side}_positions"]) for side in sides))
 
 
 def sinusoidal_positions(length: int, d_model: int) -> Array:
@@ -124,7 +134,7 @@ def build_specification(
         part.position_encodings.encodings = (
             fill.array(learned)[PAD + 1 :]
             if settings[f"{side}_learned_pos"]
-            else _positions(parameters, d_model)
+            else _positions(parameters, settings, d_model)
         )
         if common["pre_norm"]:
             fill.norm(part.layer_norm, f"{side}.layer_norm")
@@ -173,9 +183,9 @@ def arrays_of(parameters: Mapping[str, Tensor]) -> dict[str, Array]:
     return result
 
 
-def _positions(parameters: Mapping[str, Array], d_model: int) -> Array:
+def _positions(parameters: Mapping[str, Array], settings: Mapping[str, Any], d_model: int) -> Array:
     table = parameters.get(POSITION_TABLE)
-    return sinusoidal_positions(POSITIONS, d_model) if table is None else table
+    return sinusoidal_positions(position_count(settings), d_model) if table is None else table
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -3,10 +3,13 @@
 Several processes share the folder, kept apart by ``flock``: a model's lock is held shared while it is
 verified and loaded, and exclusive by whoever removes it; the folder's while a model is put in its place. A
 process that dies releases its locks. Lock files stay (removing one would let two in); they are empty.
+
+A folder that may only be read serves the models that it holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -52,17 +55,18 @@ class ModelCache:
 
         Args:
             key: names what the model is made from.
-            make: writes the model into an empty folder; called if it is not there or damaged.
+            make: writes the model into an empty folder; called if it is not there or damaged. An OSError
+                is taken for the folder's: what it meets elsewhere it explains itself.
 
         Raises:
-            TranslationError: the folder cannot be written.
+            TranslationError: the model is not there and the folder cannot be written.
         """
-        entry = self.folder / key
         with self._locked(_lock_of(key), fcntl.LOCK_SH):
             entry = self.folder / key
             if not is_intact(entry):
                 self._put(entry, make)
-            os.utime(entry)
+            with contextlib.suppress(OSError):  # somebody else's: its age is theirs to keep
+                os.utime(entry)
             yield entry
 
     def _put(self, entry: Path, make: Callable[[Path], None]) -> None:
@@ -101,7 +105,7 @@ class ModelCache:
     def _locked(self, name: str, how: int) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = _opened(self.folder / name)
         except OSError as error:
             raise self._unwritable(error) from None
         try:
@@ -116,6 +120,17 @@ class ModelCache:
             where=self.folder,
             hint=f"name another folder: --cache DIR, or {VARIABLE}=DIR",
         )
+
+
+def _opened(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as refused:
+        # somebody else's: reading is enough for a lock (but for an exclusive one over NFS)
+        try:
+            return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise refused from None
 
 
 def _lock_of(key: str) -> str:

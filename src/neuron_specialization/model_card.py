@@ -164,15 +164,26 @@ def _training(facts: Mapping[str, Any]) -> str:
     text = (
         f"{start}: {training['max_updates']:,} updates of"
         f" {training['max_tokens'] * training['micro_batches']:,} tokens,"
-        f" Adam (β {training['adam_betas'][0]}, {training['adam_betas'][1]}), learning rate"
-        f" {training['lr']} after {training['warmup_updates']:,} updates of warm-up ({training['scheduler']}"
-        f" schedule), label smoothing {training['label_smoothing']}, dropout {training['dropout']},"
+        f" {_optimizer(training)} after {training['warmup_updates']:,} updates of warm-up"
+        f" ({training['scheduler']} schedule), label smoothing {training['label_smoothing']},"
+        f" dropout {training['dropout']},"
         f" directions sampled at temperature {training['sampling_temperature']}, {training['precision']},"
         f" seed {recipe['seed']}."
     )
     if checkpoint.get("updates") and checkpoint["updates"] != training["max_updates"]:
         text += f" The weights are those after {checkpoint['updates']:,} updates."
     return f"## Training\n\n{text}"
+
+
+def _optimizer(training: Mapping[str, Any]) -> str:
+    """The optimizer and its learning rate. Recipes leave the keys of Muon out at their defaults."""
+    adam = f"Adam (β {training['adam_betas'][0]}, {training['adam_betas'][1]})"
+    rate = f"learning rate {training['lr']}"
+    if training.get("optimizer", "adam") == "adam":
+        return f"{adam}, {rate}"
+    ratio = training.get("muon_lr_ratio", 1.0)
+    of_matrices = "" if ratio == 1 else f" (of those matrices {training['lr'] * ratio:g})"
+    return f"Muon for the layers' matrices and {adam} for all else, {rate}{of_matrices}"
 
 
 def _data(facts: Mapping[str, Any]) -> str:

@@ -151,10 +151,30 @@ def missing_files(folder: Path, files: Mapping[str, Mapping[str, Any]], kind: st
             )
 
 
+def check_contents(folder: Path, files: Mapping[str, Mapping[str, Any]], kind: str) -> None:
+    """Refuse a folder with a file of other contents than it was made with; costs a read of all of them.
+
+    Args:
+        folder, files, kind: as in `missing_files`; the entries have a ``sha256``, too.
+
+    Raises:
+        TranslationError: naming the file.
+        OSError: one cannot be read.
+    """
+    for name, entry in files.items():
+        if sha256_of(folder / name) != entry["sha256"]:
+            raise TranslationError(
+                f"{name} is not the file that the {kind} was made with (its SHA-256 differs)",
+                where=folder,
+                cause="damaged while it was copied, or changed since",
+                hint="copy it again, or export it again",
+            )
+
+
 def is_intact(folder: Path) -> bool:
     """Say whether a folder is a whole model directory, every file of it with its checksum."""
     try:
-        files = read_provenance(folder)["files"]
-        return all(sha256_of(folder / name) == entry["sha256"] for name, entry in files.items())
+        check_contents(folder, read_provenance(folder)["files"], "model")
     except (NeuronSpecializationError, OSError, KeyError):
         return False
+    return True

@@ -7,6 +7,7 @@ This module imports neither torch nor numpy, so that a translation starts in a f
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -19,6 +20,9 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
 from neuron_specialization.model_directory import find_models, zero_shot_models
 
+# pieces times beam translated between two calls of before_chunk; a part takes at least so many pieces' time
+_CHUNK = 4096
+_LEAST_COST = 16
 WORD_START = "\u2581"  # SentencePiece writes the space before a word as this
 TooLong = Literal["split", "refuse"]
 InputFormat = Literal["text", "pieces"]
@@ -214,19 +218,20 @@ class Translator:
         from neuron_specialization.model_cache import ModelCache
         from neuron_specialization.translation_ctranslate2 import open_model
 
-        def opened(folder: Path) -> tuple[Engine, Segmentation, int]:
+        def opened(folder: Path, *, verified: bool = False) -> tuple[Engine, Segmentation, int]:
             return open_model(
                 folder,
                 threads=threads,
                 compute_type=compute_type,
                 device=device,
                 input_format=input_format,
+                verified=verified,
             )
 
         def from_bundle(direction: Direction) -> tuple[Engine, Segmentation, int]:
             # CTranslate2 reads the files while it loads the model, and not later
             with bundle.model(direction) as folder:
-                return opened(folder)
+                return opened(folder, verified=True)
 
         def from_folder(direction: Direction) -> tuple[Engine, Segmentation, int]:
             return opened(folders.get(direction) or untrained[direction])
@@ -260,8 +265,8 @@ class Translator:
             too_long: what to do with a line longer than the model was trained for.
 
         Raises:
-            TranslationError: the model does not translate this direction (the known ones are listed), or
-                a line is too long and ``too_long`` is ``refuse``.
+            TranslationError: the model does not translate this direction (the known ones are listed),
+                ``lines`` is one string, or a line is too long and ``too_long`` is ``refuse``.
             ConfigError: ``direction`` is no direction.
         """
         options = SearchOptions(beam, length_penalty, max_length, batch_size)
@@ -275,12 +280,24 @@ class Translator:
         *,
         too_long: TooLong = "split",
         first_line: int = 1,
+        before_chunk: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """Translate lines into n-best lists (``options.nbest``; fewer where the search found fewer).
 
         A blank line has the one hypothesis ``""``; a line that was split has one, its parts' best joined.
-        ``first_line`` is the number of the first line, for messages.
+
+        Args:
+            lines, direction, too_long: see `translate`.
+            options: how to search.
+            first_line: the number of the first line, for messages.
+            before_chunk: called with the pieces that are left, before some of them are translated, again
+                and again. What it raises ends the translation.
         """
+        if isinstance(lines, str | bytes):  # a sequence, too: of its letters
+            raise TranslationError(
+                "one string was given where a list of lines is needed",
+                hint='put it into a list: translate(["…"], …); split a text into its lines first',
+            )
         options = options or SearchOptions()
         engine, segmenter, limit = self.open(direction)
         parts: list[list[str]] = []
@@ -299,7 +316,13 @@ class Translator:
                 parts.append(pieces)
             owners.append(slice(begin, len(parts)))
         parsed = direction if isinstance(direction, Direction) else Direction.parse(direction)
-        found = engine.generate(parts, parsed, options) if parts else []
+        found: list[list[PieceHypothesis]] = []
+        left = sum(map(len, parts))
+        for chunk in _chunks(parts, options.beam, _CHUNK if before_chunk else math.inf):
+            if before_chunk:
+                before_chunk(left)
+            found += engine.generate(chunk, parsed, options)
+            left -= sum(map(len, chunk))
         return [
             _of_line(found[owner], [bool(part[0].startswith(WORD_START)) for part in parts[owner]], options)
             for owner in owners
@@ -330,6 +353,21 @@ class Translator:
                 oldest = self._recent.pop(0)
                 self._opened = {key: value for key, value in self._opened.items() if value is not oldest}
             return opened
+
+
+def _chunks(parts: list[list[str]], beam: int, most: float) -> Iterator[list[list[str]]]:
+    """Divide parts into chunks that take about the same time each: as long as ``most`` pieces at beam 1."""
+    chunk: list[list[str]] = []
+    cost = 0
+    for part in parts:
+        more = beam * max(len(part), _LEAST_COST)
+        if chunk and cost + more > most:
+            yield chunk
+            chunk, cost = [], 0
+        chunk.append(part)
+        cost += more
+    if chunk:
+        yield chunk
 
 
 def _of_line(

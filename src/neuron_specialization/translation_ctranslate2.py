@@ -31,7 +31,12 @@ from typing import Any
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError, TranslationError
 from neuron_specialization.fairseq_format import tag_of
-from neuron_specialization.model_directory import SEGMENTATION, read_provenance, served_directions
+from neuron_specialization.model_directory import (
+    SEGMENTATION,
+    check_contents,
+    read_provenance,
+    served_directions,
+)
 from neuron_specialization.text import Segmenter
 from neuron_specialization.translation import (
     InputFormat,
@@ -164,7 +169,26 @@ class CTranslate2Engine:
     def generate(
         self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
     ) -> list[list[PieceHypothesis]]:
-        """See translation.Engine."""
+        """See translation.Engine.
+
+        Raises:
+            TranslationError: CTranslate2 fails, saying with what.
+        """
+        try:
+            return self._generate(sources, direction, options)
+        except RuntimeError as error:
+            raise TranslationError(
+                f"CTranslate2 cannot translate: {error}",
+                where=f"{self.folder}, {direction}",
+                cause="an older version exported it, with 1024 positions however many it was trained with"
+                if "position" in str(error)
+                else None,
+                hint="export it again",
+            ) from None
+
+    def _generate(
+        self, sources: Sequence[Sequence[str]], direction: Direction, options: SearchOptions
+    ) -> list[list[PieceHypothesis]]:
         options = replace(options, max_length=min(options.max_length, self._longest_target))
         searches = [
             _Search(tag_of(direction.target), [tag_of(direction.source), *pieces]) for pieces in sources
@@ -316,17 +340,33 @@ def _collect(pending: list[tuple[_Search, Any]], options: SearchOptions) -> None
 
 
 def open_model(
-    folder: Path, *, threads: int, compute_type: str, device: str, input_format: InputFormat = "text"
+    folder: Path,
+    *,
+    threads: int,
+    compute_type: str,
+    device: str,
+    input_format: InputFormat = "text",
+    verified: bool = False,
 ) -> tuple[CTranslate2Engine, Segmentation, int]:
     """Load a model directory: engine, segmenter, and the longest source in pieces.
 
+    Args:
+        folder: the model directory.
+        threads, compute_type, device: see CTranslate2Engine.
+        input_format: see Translator.load.
+        verified: its files were just compared with their checksums; else they are here.
+
     Raises:
         TranslationError: damaged, foreign, or not loadable on this machine.
+        OSError: a file cannot be read.
     """
+    provenance = read_provenance(folder)
+    if not verified:
+        check_contents(folder, provenance["files"], "model")
     engine = CTranslate2Engine(folder, threads=threads, compute_type=compute_type, device=device)
     if input_format == "pieces":
         return engine, Pieces(), engine.longest_source
-    if read_provenance(folder).get("input_format") == "pieces":
+    if provenance.get("input_format") == "pieces":
         raise TranslationError(
             "the model was exported without a SentencePiece model: it translates segmented text",
             where=folder,

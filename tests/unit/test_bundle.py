@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -119,6 +120,15 @@ def test_a_dense_bundle(folder: Path, trained_vocabulary: Path, tmp_path: Path) 
     for name in ("de-en", "de-ru"):  # the second was never trained
         assert mine.translate(LINES, name, max_length=20) == other.translate(LINES, name, max_length=20)
     assert len(list((tmp_path / "cache").glob("[a-z]*"))) == 1, "one model for all directions"
+
+
+def test_others_may_read_it(folder: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_bundle(folder / "dense.pt", trained_vocabulary, tmp_path / "b", masks=folder / "masks")
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "b").iterdir()} == {"0o640"}
 
 
 # ---- what it says of itself ----
@@ -273,3 +283,38 @@ def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TranslationError, match="cannot be written"):
         Translator.load(folder / "bundle", cache=tmp_path / "file").translate(["x"], "de-en")
+
+
+def test_a_bundle_that_cannot_be_read_is_no_fault_of_the_cache(folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder / "bundle", tmp_path / "copy")
+    translator = Translator.load(copy, cache=tmp_path / "cache")
+    (copy / "dict.txt").unlink()
+    (copy / "dict.txt").mkdir()  # refused to root, too
+    with pytest.raises(TranslationError, match=r"the bundle cannot be read(.|\n)*dict\.txt"):
+        translator.translate(["x"], "de-en")
+
+
+def test_somebody_elses_cache_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ModelCache(tmp_path)
+    with cache.model("a", lambda folder: make("theirs", folder)):
+        pass
+    # the tests may be run by root, to whom nothing is refused
+    really_open = os.open
+
+    def open_to_read(path: Any, flags: int, *mode: int, **more: Any) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return really_open(path, flags, *mode, **more)
+
+    def refused(path: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(os, "open", open_to_read)
+    monkeypatch.setattr(os, "utime", refused)
+    with cache.model("a", lambda folder: pytest.fail("it is there")) as model:
+        assert (model / "model.bin").read_text() == "theirs"
+    with (
+        pytest.raises(TranslationError, match="cannot be written: Permission denied"),
+        cache.model("b", print),
+    ):
+        pass

@@ -203,3 +203,46 @@ def test_start_is_light(models: Path) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], input=b"door\n", capture_output=True, check=True)
+
+
+def shell(command: str, models: Path, folder: Path) -> tuple[int, str, str]:
+    """Run a command line; TRANSLATE in it is the command without input and output."""
+    program = f"{sys.executable} -m neuron_specialization translate --model {models} --direction en-de"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command.replace("TRANSLATE", f"{program} {' '.join(SEARCH)}")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_pipe_is_written_to_and_a_link_followed(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text(TEXT)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    (tmp_path / "real.txt").write_text("old")
+    command = "timeout 20 cat pipe > read.txt & TRANSLATE --input in.txt --output pipe && wait"
+    assert shell(command, models, tmp_path)[0] == 0
+    assert (tmp_path / "pipe").is_fifo()
+    assert shell("TRANSLATE --input in.txt --output link.txt", models, tmp_path)[0] == 0
+    assert (tmp_path / "link.txt").is_symlink()
+    expected = run("translate", "--model", models, "--direction", "en-de", *SEARCH, text=TEXT).stdout
+    assert (tmp_path / "read.txt").read_text() == (tmp_path / "real.txt").read_text() == expected
+
+
+def test_closed_streams_are_told(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text(TEXT)
+    status, _, errors = shell("TRANSLATE <&-", models, tmp_path)
+    assert (status, errors.splitlines()[0]) == (1, "error: standard input is closed")
+    status, _, errors = shell("TRANSLATE < in.txt >&-", models, tmp_path)
+    assert (status, errors.splitlines()[0]) == (1, "error: standard output is closed")
+    status, output, _ = shell("TRANSLATE < in.txt 2>&-", models, tmp_path)
+    assert (status, output.count("\n")) == (0, 5)
+
+
+def test_a_reader_that_has_enough_is_no_failure(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("door\nlight\n" * 3000)
+    status, output, errors = shell("TRANSLATE --buffer 20 < in.txt | head -1", models, tmp_path)
+    assert (status, output.count("\n"), errors) == (0, 1, "")

@@ -137,6 +137,22 @@ def test_a_path_must_hold_a_model(tmp_path: Path, model: Path) -> None:
         comet.checkpoint_of(str(tmp_path / "absent"))
 
 
+def test_a_snapshot_of_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--Unbabel--wmt22-comet-da" / "snapshots" / "2760a223"
+    blobs = snapshot.parents[1] / "blobs"
+    blobs.mkdir(parents=True)
+    for name in ("hparams.yaml", "checkpoints/model.ckpt"):
+        file = snapshot / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        blob = blobs / file.suffix[1:]
+        blob.write_text("{}")
+        file.symlink_to(os.path.relpath(blob, file.parent))
+    checkpoint = snapshot / "checkpoints" / "model.ckpt"
+    assert comet.checkpoint_of(str(snapshot)) == comet.checkpoint_of(str(checkpoint)) == checkpoint
+    monkeypatch.chdir(snapshot / "checkpoints")
+    assert comet.checkpoint_of("model.ckpt") == checkpoint
+
+
 def test_the_environment_must_be_named_and_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(comet.PYTHON_VARIABLE, raising=False)
     with pytest.raises(ScoringError, match=r"envs/comet\.yaml"):

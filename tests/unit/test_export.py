@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from neuron_specialization import ctranslate2_converter, export
+from neuron_specialization.bundle import write_bundle
+from neuron_specialization.config.recipe import Recipe
+from neuron_specialization.config.sections import Model, Training
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, TranslationError
 from neuron_specialization.export import export_system, read_symbols
@@ -115,6 +118,42 @@ def test_inputs_as_long_as_the_positions_do_not_crash(trained_vocabulary: Path, 
         assert 2 <= found[0].tokens <= 251
 
 
+@pytest.mark.parametrize("form", ["models", "bundle"])
+@pytest.mark.parametrize(("source", "target"), [(40, 60), (60, 40)])
+def test_models_of_many_positions(
+    form: str,
+    source: int,
+    target: int,
+    trained_vocabulary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No row of the table is missing, and none is needed beyond the model's own positions."""
+    monkeypatch.setattr(ctranslate2_converter, "LEAST_POSITIONS", 1)
+    path = write_random_model(
+        tmp_path / "m.pt",
+        trained_vocabulary,
+        LANGUAGES,
+        DIRECTIONS,
+        max_source_positions=source,
+        max_target_positions=target,
+    )
+    write = export_system if form == "models" else write_bundle
+    write(path, trained_vocabulary, tmp_path / "m")
+    translator = Translator.load(tmp_path / "m", cache=tmp_path / "cache", input_format="pieces")
+    piece = read_symbols(trained_vocabulary, [])[10]
+    engine, _, longest = translator.open("de-en")
+    assert longest == source - 2
+    for beam in (1, 3):
+        options = SearchOptions(beam, max_length=1000)
+        found = engine.generate([[piece] * longest] * 4, Direction("de", "en"), options)
+        assert max(one.tokens for one, *_ in found) == target, "the random model never ends by itself"
+    with pytest.raises(
+        TranslationError, match=r"CTranslate2 cannot translate(.|\n)*position(.|\n)*export it again"
+    ):
+        engine.generate([[piece] * 60], Direction("de", "en"), SearchOptions())
+
+
 @pytest.mark.parametrize("quantization", ["int8", "int16", "float16"])
 def test_smaller_weights(quantization: str, model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
     export_system(model, trained_vocabulary, tmp_path / "full")
@@ -163,6 +202,32 @@ def test_provenance(
         assert (file.stat().st_size, sha256_of(file)) == (entry["bytes"], entry["sha256"])
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "told"),
+    [
+        ({}, " tokens, Adam (β 0.9, 0.98), learning rate 0.01 after 400"),
+        (
+            {"optimizer": "muon"},
+            "Muon for the layers' matrices and Adam (β 0.9, 0.98) for all else, learning rate 0.01 after 400",
+        ),
+        ({"optimizer": "muon", "muon_lr_ratio": 0.5}, " 0.01 (of those matrices 0.005) after 400 updates"),
+    ],
+)
+def test_the_card_tells_the_optimizer(
+    optimizer: dict[str, Any], told: str, trained_vocabulary: Path, tmp_path: Path
+) -> None:
+    training = Training(lr=0.01, **optimizer)
+    recipe = Recipe(
+        system="a", languages=LANGUAGES, directions=DIRECTIONS, model=Model(), training=training, seed=1
+    )
+    provenance = {"recipe": recipe.model_dump(mode="json")}
+    model = write_random_model(
+        tmp_path / "m.pt", trained_vocabulary, LANGUAGES, DIRECTIONS, provenance=provenance
+    )
+    (folder,) = export_system(model, trained_vocabulary, tmp_path / "m")
+    assert told in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_dense_model_serves_its_directions(model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
     (folder,) = export_system(model, trained_vocabulary, tmp_path / "baseline")
     assert folder == tmp_path / "baseline" / "dense"
@@ -170,6 +235,17 @@ def test_a_dense_model_serves_its_directions(model: Path, trained_vocabulary: Pa
     assert find_models(tmp_path / "baseline") == find_models(folder) == expected
     export_system(model, trained_vocabulary, tmp_path / "more", directions=["de-ru", "ru-de"])
     assert {str(one) for one in find_models(tmp_path / "more")} == {"de-ru", "ru-de"}
+
+
+@pytest.mark.parametrize("name", ["model.bin", "spm.model", "shared_vocabulary.json"])
+def test_a_changed_byte_is_refused(name: str, model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
+    (folder,) = export_system(model, trained_vocabulary, tmp_path / "models")
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    translator = Translator.load(tmp_path / "models")
+    with pytest.raises(TranslationError, match=rf"{name} is not the file that the model was made with"):
+        translator.translate(LINES, "de-en")
 
 
 # ---- written whole or not at all ----
@@ -350,10 +426,12 @@ def test_damaged_directories_are_refused(model: Path, trained_vocabulary: Path, 
         Translator.load(folder)
 
 
-def test_garbage_of_the_right_size_is_refused(model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
+def test_garbage_with_a_checksum_is_refused(model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:
     (folder,) = export_system(model, trained_vocabulary, tmp_path / "models")
-    size = (folder / "model.bin").stat().st_size
-    (folder / "model.bin").write_bytes(b"x" * size)
+    provenance = read_provenance(folder)
+    (folder / "model.bin").write_bytes(b"x" * provenance["files"]["model.bin"]["bytes"])
+    provenance["files"]["model.bin"]["sha256"] = sha256_of(folder / "model.bin")
+    (folder / "provenance.json").write_text(json.dumps(provenance))
     with pytest.raises(TranslationError, match="CTranslate2 cannot load the model"):
         Translator.load(folder).translate(["a"], "de-en")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from neuron_specialization import Translator
 from neuron_specialization.bundle import write_bundle
 from neuron_specialization.cli import cli
 from neuron_specialization.errors import TranslationError
+from neuron_specialization.export import export_system
 from neuron_specialization.translation import Hypothesis
 from tests.browser import Browser
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
@@ -61,7 +64,7 @@ def start(bundle: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
 
 @pytest.fixture(scope="module")
 def service(bundle: Path) -> Iterator[str]:
-    process, address = start(bundle, "--max-body", "20000", "--max-lines", "40")
+    process, address = start(bundle, "--max-body", "20000", "--max-lines", "40", "--max-work", "10000")
     yield address
     process.terminate()
     assert process.wait(30) == 0, "a stop that was asked for is no failure"
@@ -74,7 +77,7 @@ def test_translations_are_the_translators(service: str, bundle: Path) -> None:
     translator = Translator.load(bundle, cache=bundle.parent / "cache")
     lines = ["Turn on the light", "", "the battery"]
     for direction in DIRECTIONS:
-        for text in (lines, "\n".join(lines)):
+        for text in (lines, "\n".join(lines), "\r\n".join(lines), "\r".join(lines)):
             request = {"direction": direction, "text": text, "nbest": 2}
             answer = httpx.post(f"{service}/translate", json=request, timeout=60)
             assert answer.status_code == 200, answer.text
@@ -108,6 +111,7 @@ def test_directions_tell_the_neurons_in_use(service: str, bundle: Path) -> None:
         ({"direction": "de-en", "text": "the " * 99, "refuse_long": True}, 422, "line_too_long", "line 1"),
         ({"direction": "de-en", "text": ["x"] * 41}, 413, "too_many_lines", "40"),
         ({"direction": "de-en", "text": "x" * 20000}, 413, "too_large", "20,000"),
+        ({"direction": "de-en", "text": "light " * 3000, "beam": 16}, 413, "too_much_work", " 625 at a beam"),
     ],
 )
 def test_what_is_refused(service: str, request_: dict[str, Any], status: int, code: str, told: str) -> None:
@@ -115,6 +119,28 @@ def test_what_is_refused(service: str, request_: dict[str, Any], status: int, co
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
     assert told in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        (r'{"direction": "de-en", "text": "a\n\ud83d light"}', "no_character", "line 2"),
+        (r'{"direction": "de-en", "text": ["the", "\ud83d"]}', "no_character", "line 2"),
+        (r'{"direction": "\ud83d", "text": "the light"}', "unknown_direction", "de-en"),
+        (r'{"direction": "de-en", "text": "the light", "\ud83d": 1}', "invalid_request", "string"),
+    ],
+)
+def test_half_a_character_is_refused(service: str, body: str, code: str, told: str) -> None:
+    answer = httpx.post(f"{service}/translate", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["code"] == code
+    assert told in answer.text
+
+
+def test_whole_characters_are_not(service: str) -> None:
+    body = r'{"direction": "de-en", "text": "the \ud83d\ude00 light"}'
+    answer = httpx.post(f"{service}/translate", content=body, headers={"Content-Type": "application/json"})
+    assert answer.json()["translations"][0]["source"] == "the \U0001f600 light"
 
 
 def test_what_is_not_json_or_not_there(service: str) -> None:
@@ -171,6 +197,132 @@ def test_a_stop_finishes_what_was_begun(bundle: Path) -> None:
     assert len(answers[0].json()["translations"]) == 100
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
+
+
+LONG = {"direction": "de-en", "text": ["Turn on the light of the door"] * 3000, "beam": 16}
+# so much that it would take minutes
+MUCH = ["--max-lines", "100000", "--max-body", "1000000", "--max-work", "100000000", "--threads", "1"]
+
+
+def test_clients_that_go_away_hold_up_nobody(bundle: Path) -> None:
+    process, address = start(bundle, *MUCH)
+    host, _, port = address.removeprefix("http://").partition(":")
+    body = json.dumps(LONG).encode()
+    head = f"POST /translate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    for _ in range(3):  # one is translated, the others wait
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            wait_until(lambda: sum(health(address)) > 0)
+    asked = time.monotonic()
+    answer = httpx.post(f"{address}/translate", json={"direction": "de-en", "text": "light"}, timeout=20)
+    assert answer.status_code == 200
+    assert time.monotonic() - asked < 10
+    wait_until(lambda: health(address) == (0, 0))
+    process.terminate()
+    assert process.wait(10) == 0
+
+
+def health(address: str) -> tuple[int, int]:
+    answer = httpx.get(f"{address}/health").json()
+    return answer["active"], answer["waiting"]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_stop_waits_as_long_as_it_was_told(bundle: Path) -> None:
+    process, address = start(bundle, *MUCH, "--stop-seconds", "1")
+    answers: list[Any] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{address}/translate", json=LONG, timeout=60))
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]  # the second waits for the first
+    for one in asking:
+        one.start()
+    wait_until(lambda: health(address) == (1, 1))
+    process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    for one in asking:
+        one.join()
+    assert 1 <= time.monotonic() - told < 10
+    assert [one.status_code for one in answers] == [503, 503]
+    assert {one.json()["error"]["code"] for one in answers} == {"stopping"}
+    assert process.wait(10) == 0
+    assert time.monotonic() - told < 15
+    assert process.stdout is not None and process.stdout.read() == "", "nothing that looks like a failure"
+
+
+def test_a_stop_before_it_has_begun(bundle: Path) -> None:
+    for _ in range(5):
+        process, _ = start(bundle)
+        process.terminate()  # while it starts to listen
+        assert process.wait(20) == 0
+
+
+def test_it_serves_without_standard_output(bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "neuron_specialization",
+        "serve",
+        "--model",
+        str(bundle),
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(
+        [*command, "--cache", str(bundle.parent / "cache")], preexec_fn=lambda: os.close(1)
+    )
+
+    def answers() -> bool:
+        assert process.poll() is None
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    wait_until(answers)
+    process.terminate()
+    assert process.wait(10) == 0
+
+
+def test_what_cannot_translate_is_not_served(
+    bundle: Path, trained_vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(model: Path, *options: str) -> str:
+        command = [
+            "serve",
+            "--model",
+            str(model),
+            "--port",
+            "0",
+            "--cache",
+            str(tmp_path / "cache"),
+            *options,
+        ]
+        with pytest.raises(TranslationError) as error:
+            CliRunner().invoke(cli, command, catch_exceptions=False)
+        return str(error.value)
+
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # else a failure would serve for ever
+    assert "does not compute in float16" in refused(bundle, "--compute-type", "float16")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle, damaged)
+    data = (damaged / "weights.safetensors").read_bytes()
+    (damaged / "weights.safetensors").write_bytes(data[:-1] + b"x")
+    # not from a model made of it before
+    assert "weights.safetensors is not the file" in refused(damaged, "--cache", str(tmp_path / "none"))
+    checkpoint = bundle.parent / "dense.pt"
+    for name, write in (("bundle", write_bundle), ("models", export_system)):
+        write(checkpoint, trained_vocabulary, tmp_path / name, input_format="pieces")
+        assert "cannot segment it" in refused(tmp_path / name)
 
 
 def test_a_port_that_is_taken(service: str, bundle: Path) -> None:

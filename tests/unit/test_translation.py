@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,27 @@ def test_split_prefers_the_end_of_a_sentence_then_a_word() -> None:
 # ---- Translator ----
 
 
+def test_a_look_before_every_chunk() -> None:
+    engine = Upper()
+    lines = ["w " * 10] * 200 + ["", "x " * 95]
+    left: list[int] = []
+    options = SearchOptions(beam=5)
+    found = make(engine).hypotheses(lines, "de-en", options, before_chunk=left.append)
+    assert found == make().hypotheses(lines, "de-en", options)
+    sizes = [sum(map(len, call)) for call in engine.calls]
+    assert len(sizes) > 2 and max(sizes) * options.beam <= 4096
+    assert left == [2095 - sum(sizes[:done]) for done in range(len(sizes))]
+
+    def enough(pieces: int) -> None:
+        if pieces < 2095:
+            raise KeyboardInterrupt
+
+    engine.calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        make(engine).hypotheses(lines, "de-en", options, before_chunk=enough)
+    assert len(engine.calls) == 1
+
+
 def test_order_and_blank_lines() -> None:
     engine = Upper()
     lines = ["b", "", "a a", "   ", "\u200b \t"[1:], "c"]
@@ -152,6 +174,12 @@ def test_unknown_direction_lists_the_known() -> None:
         translator.translate(["a"], "de-fr")
     with pytest.raises(ConfigError, match="not a direction"):
         translator.translate(["a"], "german")
+
+
+@pytest.mark.parametrize("lines", ["a string", b"bytes"])
+def test_a_string_is_no_list_of_lines(lines: Any) -> None:
+    with pytest.raises(TranslationError, match=r"one string(.|\n)*into a list"):
+        make().translate(lines, "de-en")
 
 
 def test_an_engine_is_opened_once_for_all_it_serves() -> None:

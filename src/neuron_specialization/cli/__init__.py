@@ -58,6 +58,10 @@ COMMANDS: dict[str, str] = {
 }
 
 
+class _ReaderGoneError(Exception):
+    """The reader of our output went away (``| head``)."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported on use."""
 
@@ -71,6 +75,12 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"neuron_specialization.cli.{module_name}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGoneError from None  # as it is, click would end with status 1
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -102,9 +112,10 @@ def main(arguments: list[str] | None = None) -> Any:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # the reader of our output went away (e.g. | head): not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except _ReaderGoneError:
+        # not an error of ours; what is left is written to nowhere when Python ends
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         _explain(FileError.of(error))

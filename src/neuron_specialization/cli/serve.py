@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import click
@@ -46,6 +45,13 @@ PATH = click.Path(path_type=Path)
     show_default=True,
     help="Lines of a request; more: 413.",
 )
+@click.option(
+    "--max-work",
+    type=click.IntRange(1),
+    default=100_000,
+    show_default=True,
+    help="Pieces of a request times its beam; more: 413.",
+)
 @click.option("--keep", type=click.IntRange(1), default=8, show_default=True, help="Models held in memory.")
 @click.option(
     "--stop-seconds", type=click.IntRange(1), default=30, show_default=True, help="To finish when stopped."
@@ -60,6 +66,7 @@ def serve(
     per_client: int,
     max_body: int,
     max_lines: int,
+    max_work: int,
     keep: int,
     compute_type: str,
     device: str,
@@ -85,27 +92,43 @@ def serve(
     except ModuleNotFoundError as error:
         raise TranslationError(
             f"the service needs {error.name}",
-            hint="install the optional dependencies: pip install 'neuron-specialization[serve]'",
+            hint="in a checkout: make env; else: pip install 'WHEEL[serve]', the file of make package",
         ) from None
     limits = Limits(
         body=max_body,
         lines=max_lines,
+        work=max_work,
         concurrency=concurrency or threads,
         queue=queue,
         per_client=per_client,
+        stop_seconds=stop_seconds,
     )
-    app = create_app(translator, describe_directions(model), name=model_name(model), limits=limits)
+    directions = describe_directions(model)
+    # what cannot translate is told before anyone is told that it serves
+    translator.open(translator.directions[0])
+    app = create_app(
+        translator, directions, name=model_name(model), limits=limits, stopping=lambda: server.should_exit
+    )
     listener = _listen(host, port)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=stop_seconds)
-    # uvicorn stops on these by itself and raises them again afterwards: a stop asked for is no failure
+    # the application answers requests that take too long; uvicorn cuts off clients that do
+    # use_colors: else it asks standard output, which may be closed
+    config = uvicorn.Config(
+        app, log_level="warning", use_colors=False, timeout_graceful_shutdown=stop_seconds + 2
+    )
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn handles these itself, but not before it runs, and raises them again afterwards: a stop that was
+    # asked for is no failure
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, stop)
     address = f"[{host}]" if ":" in host else host
     click.echo(f"serving {model} on http://{address}:{listener.getsockname()[1]}")
     if not _is_local(host):
         click.echo("anyone who reaches this address can use it: there is no authentication", err=True)
-    sys.stdout.flush()
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -52,7 +52,11 @@ PATH = click.Path(path_type=Path)
     help="pieces: the lines are segmented already.",
 )
 @click.option(
-    "--output", "outputs", type=PATH, multiple=True, help="One for each --input; complete or not there."
+    "--output",
+    "outputs",
+    type=PATH,
+    multiple=True,
+    help="One for each --input; complete or not there (a pipe or a device: as it comes).",
 )
 @click.option("--beam", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--length-penalty", type=float, default=1.0, show_default=True)
@@ -184,6 +188,8 @@ def translate(
 @contextmanager
 def _source(path: Path | None) -> Iterator[BinaryIO]:
     if path is None:
+        if sys.stdin is None:  # started with <&-
+            raise CorpusError("standard input is closed", hint="give the text: < FILE, or --input FILE")
         yield sys.stdin.buffer
         return
     try:
@@ -197,6 +203,8 @@ def _source(path: Path | None) -> Iterator[BinaryIO]:
 @contextmanager
 def _target(path: Path | None) -> Iterator[IO[str]]:
     if path is None:
+        if sys.stdout is None:  # started with >&-
+            raise TranslationError("standard output is closed", hint="write to a file: --output FILE")
         # UTF-8 whatever the locale; text is flushed in whole lines, also when interrupted
         handle = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="\n")
         try:
@@ -204,7 +212,12 @@ def _target(path: Path | None) -> Iterator[IO[str]]:
         finally:
             handle.detach().flush()
         return
-    with atomic_text(path) as file:
+    if path.exists() and not path.is_file():  # a pipe or a device: nothing takes its place
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        return
+    # what a link leads to is written, and the link stays
+    with atomic_text(os.path.realpath(path)) as file:
         yield file
 
 
@@ -229,7 +242,7 @@ class _Progress:
 
     def __init__(self, output: IO[str], *, shown: bool) -> None:
         self._output = output
-        self._shown = shown and sys.stderr.isatty() and not os.environ.get("CI")
+        self._shown = shown and sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("CI")
         self._start = time.monotonic()
 
     def show(self, count: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import anyio.to_thread
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
@@ -20,9 +21,11 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import NeuronSpecializationError, TranslationError
 from neuron_specialization.serve.api_page import api_page
 from neuron_specialization.serve.limits import BodyLimit, Gate, Limits, RefusedError
+from neuron_specialization.serve.waiting import AwaitedAnswer
 from neuron_specialization.translation import SearchOptions, Translator
 
 STATIC = Path(__file__).parent / "static"
+_LINE_BREAK = re.compile(r"\r\n?|\n")
 _PAGES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 # nothing is loaded from anywhere else
 POLICY = (
@@ -126,7 +129,12 @@ class Problem(BaseModel):
 
 
 def create_app(
-    translator: Translator, directions: Mapping[str, Mapping[str, Any]], *, name: str, limits: Limits
+    translator: Translator,
+    directions: Mapping[str, Mapping[str, Any]],
+    *,
+    name: str,
+    limits: Limits,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
     """Build the application.
 
@@ -135,6 +143,7 @@ def create_app(
         directions: see directions.describe_directions.
         name: what the model is called.
         limits: see Limits.
+        stopping: whether the service has been told to stop.
     """
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": text}
@@ -142,7 +151,7 @@ def create_app(
             (413, "The request is too large."),
             (422, "The request is not valid, or its direction is not known."),
             (429, "The client has too many requests open."),
-            (503, "The service is busy; come again."),
+            (503, "The service is busy, or stops; come again."),
         )
     }
     app = FastAPI(
@@ -177,7 +186,7 @@ def create_app(
         return RefusedError(422, "invalid_request", first, details=details).response()
 
     @app.exception_handler(HTTPException)
-    async def no_such(request: Request, error: HTTPException) -> JSONResponse:
+    async def no_such(request: Request, error: HTTPException) -> Response:
         refusal = RefusedError(
             error.status_code, "not_found" if error.status_code == 404 else "http", error.detail
         )
@@ -189,13 +198,21 @@ def create_app(
 
     @app.post("/translate", responses=problems, summary="Translate lines")
     async def translate(request: Request, wanted: TranslationRequest) -> TranslationResponse:
-        lines = wanted.text.split("\n") if isinstance(wanted.text, str) else wanted.text
+        lines = _LINE_BREAK.split(wanted.text) if isinstance(wanted.text, str) else wanted.text
         options = _checked(wanted, lines, directions, limits)
         client = request.client.host if request.client else "unknown"
-        async with gate.enter(client):
+        async with (
+            AwaitedAnswer.of(request, stopping, limits.stop_seconds) as answer,
+            gate.enter(client),
+        ):
             start = time.monotonic()
-            translations = await anyio.to_thread.run_sync(
-                _translate, translator, lines, wanted, options, limiter=threads
+
+            def before_chunk(pieces_left: int) -> None:
+                _check_work(pieces_left, wanted.beam, limits)
+                answer.look()
+
+            translations = await answer.in_thread(
+                lambda: _translate(translator, lines, wanted, options, before_chunk), threads
             )
         return TranslationResponse(
             direction=wanted.direction,
@@ -248,6 +265,12 @@ def _checked(
         )
     if any("\n" in line or "\r" in line for line in lines):
         raise RefusedError(422, "line_break", "a segment of the list holds a line break")
+    for number, line in enumerate(lines, 1):
+        try:
+            line.encode()
+        except UnicodeEncodeError:  # JSON can say it, text cannot hold it
+            message = f"line {number}: half a surrogate pair, which is no character"
+            raise RefusedError(422, "no_character", message) from None
     if wanted.direction not in directions:
         raise RefusedError(
             422,
@@ -265,8 +288,22 @@ def _checked(
         raise RefusedError(422, "invalid_request", error.what) from None
 
 
+def _check_work(pieces: int, beam: int, limits: Limits) -> None:
+    if pieces * beam > limits.work:
+        raise RefusedError(
+            413,
+            "too_much_work",
+            f"{pieces:,} pieces of words; a request may have {limits.work // beam:,} at a beam of {beam}",
+            limit_work=limits.work,
+        )
+
+
 def _translate(
-    translator: Translator, lines: list[str], wanted: TranslationRequest, options: SearchOptions
+    translator: Translator,
+    lines: list[str],
+    wanted: TranslationRequest,
+    options: SearchOptions,
+    before_chunk: Callable[[int], None],
 ) -> list[Translated]:
     """Runs in a thread."""
     try:
@@ -275,6 +312,7 @@ def _translate(
             Direction.parse(wanted.direction),
             options,
             too_long="refuse" if wanted.refuse_long else "split",
+            before_chunk=before_chunk,
         )
     except TranslationError as error:
         if wanted.refuse_long and str(error.where).startswith("line "):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.bundle import Bundle
+from neuron_specialization.errors import TranslationError
 from neuron_specialization.model_directory import DENSE, find_models, read_provenance
 
 
@@ -17,10 +18,11 @@ def describe_directions(path: str | Path) -> dict[str, dict[str, Any]]:
     of ``layer``, ``kept``, ``of``, ``share``. Models exported before widths were recorded have no layers.
 
     Raises:
-        TranslationError: see Translator.load.
+        TranslationError: see Translator.load; or the models translate segmented text, which nobody types.
     """
     if Bundle.is_one(path):
         bundle = Bundle(path)
+        _refuse_pieces(bundle.facts, path)
         models = bundle.facts["models"]
         return {
             str(direction): _describe(
@@ -31,6 +33,7 @@ def describe_directions(path: str | Path) -> dict[str, dict[str, Any]]:
     described = {}
     for direction, folder in find_models(path).items():
         provenance = read_provenance(folder)
+        _refuse_pieces(provenance, folder)
         described[str(direction)] = _describe(str(direction), provenance, provenance.get("d_ff"))
     return described
 
@@ -42,6 +45,16 @@ def model_name(path: str | Path) -> str:
     else:
         facts = read_provenance(next(iter(find_models(path).values())))
     return str(facts.get("system") or Path(path).resolve().name)
+
+
+def _refuse_pieces(facts: Mapping[str, Any], folder: str | Path) -> None:
+    if facts.get("input_format") == "pieces":
+        raise TranslationError(
+            "the model was exported without a SentencePiece model: it translates segmented text only",
+            where=folder,
+            cause="the service takes text as it is typed, and cannot segment it for this model",
+            hint="export it with its SentencePiece model; or: translate --input-format pieces",
+        )
 
 
 def _describe(name: str, model: Mapping[str, Any], widths: Mapping[str, int] | None) -> dict[str, Any]:

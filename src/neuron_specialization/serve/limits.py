@@ -22,19 +22,23 @@ class Limits:
         body: bytes of a request.
         lines: lines of a request.
         beam: largest beam a request may ask for.
+        work: pieces of a request times its beam.
         concurrency: requests translated at the same time.
         queue: further ones that wait; beyond them the answer is 503.
         per_client: requests of one address at the same time, waiting ones included; beyond them 429.
         keep_waiting: seconds a request waits at most before it is told 503.
+        stop_seconds: how long requests may go on when the service is stopped; beyond them the answer is 503.
     """
 
     body: int = 256 * 1024
     lines: int = 500
     beam: int = 16
+    work: int = 100_000
     concurrency: int = 2
     queue: int = 32
     per_client: int = 16
     keep_waiting: float = 60.0
+    stop_seconds: float = 30.0
 
 
 class RefusedError(Exception):
