@@ -180,20 +180,23 @@ def test_int8_costs_a_trained_experiment_nothing_that_can_be_told(system: str, t
     folder = _experiment()
     export_system(folder / "training" / system / "model.pt", folder / "vocabulary", tmp_path / "models")
     engines = {name: Translator.load(tmp_path / "models", threads=2, compute_type=name) for name in TYPES}
-    files = []
+    files, different, sentences = [], 0, 0
     for direction in engines["int8"].directions:
         pair = folder / "corpus" / "heldout" / direction.pair
         sources = read_lines(f"{pair}.{direction.source}")
         paths = [tmp_path / name / f"{direction}.txt" for name in TYPES]
-        for path, engine in zip(paths, engines.values(), strict=True):
+        texts = [engine.translate(sources, direction) for engine in engines.values()]
+        for path, lines in zip(paths, texts, strict=True):
             path.parent.mkdir(exist_ok=True)
-            lines = engine.translate(sources, direction)
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        different += sum(ours != theirs for ours, theirs in zip(*texts, strict=True))
+        sentences += len(sources)
         files.append(PairedFiles(str(direction), *paths, Path(f"{pair}.{direction.target}")))
     groups = [DirectionGroup(item.direction, "all", "all", "all") for item in files]
     found = compare("int8", "float32", "heldout", files, groups, Settings())
     for row in (*found.directions, *found.groups):
         print(json.dumps(vars(row), ensure_ascii=False))
+    print(f"{system}: {different} of {sentences} sentences are different")
     (whole,) = (row for row in found.groups if row.metric == "bleu")
     assert -0.5 <= whole.low <= whole.high <= 0.5
     for row in found.directions:
