@@ -18,6 +18,7 @@ import pytest
 from neuron_specialization.checkpoint_export import fairseq_state
 from neuron_specialization.checkpoints import load_checkpoint, write_model
 from neuron_specialization.config import Recipe
+from neuron_specialization.devices import PRETEND
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.masks import write_masks
 from neuron_specialization.trainer_arguments import PLUGIN, Resources
@@ -181,6 +182,26 @@ def test_two_processes_make_the_same_updates_as_one(
     assert max(abs(two[update] / one[update] - 1) for update in one) < tolerance
     valid = [losses(tmp_path / name, "valid")[12] for name in ("one", "two")]
     assert valid[0] == pytest.approx(valid[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_processes_meet_whatever_the_folder_is_called(
+    gpus: int, data_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, and as on two GPUs: the same commands, but for what computes."""
+    monkeypatch.setenv(PRETEND, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    facts = train(
+        tiny_recipe(micro_batches=2, max_updates=4, warmup_updates=1),
+        data_bin,
+        tmp_path / "my ü #1 out?",
+        resources=Resources(gpus=gpus, threads=2),
+        stream=io.StringIO(),
+    )
+    assert facts["updates"] == 4
+    (log,) = tmp_path.glob("*/checkpoints/*/train.log")
+    assert "training on 2 devices" in log.read_text(encoding="utf-8")
 
 
 def generate(model: Path, data_bin: Path, direction: str, *extra: str) -> list[str]:

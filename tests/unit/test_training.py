@@ -548,6 +548,38 @@ def test_two_trainings_at_once_get_a_gpu_each(trainings: Trainings, two_gpus: di
     assert code == 1 and "asks for 3 GPUs and 2 can be used" in text
 
 
+def test_a_process_on_a_gpu_ends_with_the_wrapper_and_holds_its_locks(
+    trainings: Trainings, two_gpus: dict[str, str]
+) -> None:
+    """One process a GPU, each started by us: also one that computes in C and does not listen."""
+    given = recipe(micro_batches=2)
+    process = trainings.start("--gpus", "2", given=given, FAKE_COMPUTE=1, **two_gpus)
+    wait_for(lambda: trainings.record.exists() and len(trainings.records("computing")) == 2)
+    ranks = trainings.records("pid")
+    assert len(ranks) == 2 and all(alive(pid) for pid in ranks)
+    for pid in ranks:
+        held = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()}
+        assert {"lock", "gpu-0.lock", "gpu-1.lock"} <= held
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not any(alive(pid) for pid in ranks), seconds=15)
+    code, text = trainings.run("--gpus", "2", given=given, **two_gpus)
+    assert code == 0, text
+
+
+def test_the_words_of_the_gpu_that_failed_are_shown(trainings: Trainings, two_gpus: dict[str, str]) -> None:
+    code, text = trainings.run(
+        *("--gpus", "2"),
+        given=recipe(micro_batches=2),
+        FAKE_EXIT="1:torch.OutOfMemoryError: CUDA out of memory",
+        FAKE_EXIT_RANK=1,
+        FAKE_SECONDS_PER_UPDATE=1,
+        **two_gpus,
+    )
+    assert code == 1
+    assert "CUDA out of memory" in text and "GPU's memory is too small" in text and "train.1.log" in text
+
+
 # ---- failures of the trainer ----
 
 
