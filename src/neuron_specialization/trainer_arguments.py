@@ -13,8 +13,8 @@ from neuron_specialization.errors import TrainingError
 
 PLUGIN = Path(__file__).resolve().parent / "fairseq_plugin"
 
-# fairseq's own entry point, run by this interpreter: no script on PATH can be another environment's
-DEFAULT_TRAINER = (sys.executable, "-m", "fairseq_cli.train")
+# run by this interpreter: no script on PATH can be another environment's
+DEFAULT_TRAINER = (sys.executable, "-m", "neuron_specialization.fairseq_train")
 
 # an interval save beside checkpoint_last, and the one before it: what a damaged checkpoint_last falls back to
 KEPT_INTERVAL_CHECKPOINTS = 2

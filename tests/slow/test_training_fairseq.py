@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from neuron_specialization.checkpoint_export import fairseq_state
 from neuron_specialization.checkpoints import load_checkpoint, write_model
@@ -182,6 +183,39 @@ def test_two_processes_make_the_same_updates_as_one(
     assert max(abs(two[update] / one[update] - 1) for update in one) < tolerance
     valid = [losses(tmp_path / name, "valid")[12] for name in ("one", "two")]
     assert valid[0] == pytest.approx(valid[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["masked", "stock", "muon"])
+def test_bfloat16_trains_by_one_process_and_by_two(
+    kind: str, data_bin: Path, baseline: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses are about those of float32, and the processes' models are one and the same."""
+    common = {"micro_batches": 2, "max_updates": 30, "save_every": 30, "validate_every": 30, "dropout": 0.0}
+    settings = {"stock": {"implementation": "stock"}, "muon": {"optimizer": "muon"}}.get(kind, {})
+    inputs = {"init": baseline, "masks": masks} if kind == "masked" else {}
+    monkeypatch.setenv("PRECISE_PARAMETERS", str(tmp_path))
+    for precision, threads in (("fp32", 1), ("bf16", 1), ("bf16", 2)):
+        recipe = tiny_recipe(precision=precision, **common, **settings)
+        output = tmp_path / f"{precision}-{threads}"
+        train(
+            recipe,
+            data_bin,
+            output,
+            resources=Resources(threads=threads),
+            trainer=PRECISE,
+            stream=io.StringIO(),
+            **inputs,
+        )
+    exact = losses(tmp_path / "fp32-1", "train")
+    for name in ("bf16-1", "bf16-2"):
+        found = losses(tmp_path / name, "train")
+        assert found != exact
+        assert found == pytest.approx(exact, rel=0.02)
+        assert found[30] < found[1] - (0.05 if inputs else 0.3)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, parameter in ranks[0].items():
+        assert parameter.dtype == torch.bfloat16
+        assert torch.equal(parameter, ranks[1][name])
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
