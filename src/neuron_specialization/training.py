@@ -33,7 +33,14 @@ from neuron_specialization.files import write_json
 from neuron_specialization.launch import check_allocation, meeting_place, trainer_commands
 from neuron_specialization.locks import FileLock, claim_gpus, lock_training
 from neuron_specialization.progress import MetricsFile, ProgressDisplay
-from neuron_specialization.resume import LAST, ResumePoint, newest_saved, prepare_resume, updates_of
+from neuron_specialization.resume import (
+    LAST,
+    ResumePoint,
+    fit_to_processes,
+    newest_saved,
+    prepare_resume,
+    updates_of,
+)
 from neuron_specialization.trainer_arguments import (
     DEFAULT_TRAINER,
     Resources,
@@ -90,6 +97,9 @@ def train(
             if not (run.folder / "finished.json").is_file():
                 point = prepare_resume(run.folder, display.note)
                 if point is None or point.updates < recipe.training.max_updates:
+                    if point is not None:
+                        processes = resources.processes(recipe.training.micro_batches)
+                        fit_to_processes(point.path, processes, display.note)
                     _train(run, arguments, point, lock, display, resources=resources, trainer=trainer)
                 else:
                     write_json(run.folder / "finished.json", {"updates": point.updates})

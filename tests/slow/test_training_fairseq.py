@@ -22,6 +22,7 @@ from neuron_specialization.config import Recipe
 from neuron_specialization.devices import PRETEND
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.masks import write_masks
+from neuron_specialization.safe_loading import read_state
 from neuron_specialization.trainer_arguments import PLUGIN, Resources
 from neuron_specialization.training import train
 from tests.slow.tiny_corpus import DIRECTIONS, LANGUAGES, tiny_recipe, write_data_bin
@@ -183,6 +184,53 @@ def test_two_processes_make_the_same_updates_as_one(
     assert max(abs(two[update] / one[update] - 1) for update in one) < tolerance
     valid = [losses(tmp_path / name, "valid")[12] for name in ("one", "two")]
     assert valid[0] == pytest.approx(valid[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "first", "then"), [("fast", 1, 2), ("fast", 2, 1), ("stock", 4, 2)]
+)
+def test_a_run_goes_on_with_another_number_of_processes(
+    implementation: str,
+    first: int,
+    then: int,
+    data_bin: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the midst of an epoch, which it ends on the text that an uninterrupted run ends it on."""
+    recipe = tiny_recipe(
+        **{"micro_batches": 4, "max_updates": 30, "save_every": 5, "validate_every": 30, "max_tokens": 128},
+        **{"dropout": 0.0, "implementation": implementation},
+    )
+
+    def run(name: str, processes: int) -> str:
+        text = io.StringIO()
+        train(
+            recipe,
+            data_bin,
+            tmp_path / name,
+            resources=Resources(threads=processes),
+            trainer=PRECISE,
+            stream=text,
+        )
+        return text.getvalue()
+
+    run("whole", 1)
+    monkeypatch.setenv("PRECISE_END_AT", "15")
+    with pytest.raises(TrainingError, match="resumes at update 15"):
+        run("stopped", first)
+    (last,) = tmp_path.glob("stopped/checkpoints/*/checkpoint_last.pt")
+    place = read_state(last)["extra_state"]["train_iterator"]
+    assert place["iterations_in_epoch"] > 0
+    monkeypatch.delenv("PRECISE_END_AT")
+    text = run("stopped", then)
+    expected, found = (losses(tmp_path / name, "train") for name in ("whole", "stopped"))
+    assert list(found) == list(expected) == list(range(1, 31))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert losses(tmp_path / "stopped", "valid")[30] == pytest.approx(
+        losses(tmp_path / "whole", "valid")[30], rel=1e-5
+    )
+    assert f"{then} will: they go on after batch {first * place['iterations_in_epoch']}" in text
 
 
 @pytest.mark.parametrize("kind", ["masked", "stock", "muon"])

@@ -29,9 +29,12 @@ from neuron_specialization import locks
 from neuron_specialization.checkpoints import load_checkpoint
 from neuron_specialization.cli import main
 from neuron_specialization.config import Model, Recipe, Training
+from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import sha256_of
 from neuron_specialization.masks import write_masks
 from neuron_specialization.progress import MetricsFile, Record
+from neuron_specialization.resume import fit_to_processes
+from neuron_specialization.safe_loading import read_state
 from tests.fakes import checkpoints as fake
 
 FAKE = Path(fake.__file__).with_name("fake_fairseq_train.py")
@@ -409,6 +412,44 @@ def test_never_from_zero_in_silence(trainings: Trainings, tmp_path: Path) -> Non
         assert "no checkpoint of this run can be read" in text
         assert f"rm -r {trainings.folder}" in text
     assert trainings.records("resumed_at") == [0]
+
+
+def state_of(processes: int, iterations: int) -> dict[str, Any]:
+    state = fake.training_state(20)
+    state["cfg"]["distributed_training"] = {"distributed_world_size": processes}
+    state["extra_state"]["train_iterator"] = {"version": 2, "epoch": 3, "iterations_in_epoch": iterations}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("before", "iterations", "after", "expected"),
+    [(1, 12, 2, 6), (2, 6, 1, 12), (2, 6, 4, 3), (4, 3, 6, 2), (2, 6, 2, 6), (8, 0, 5, 0)],
+)
+def test_other_processes_go_on_at_the_same_place(
+    before: int, iterations: int, after: int, expected: int, tmp_path: Path
+) -> None:
+    path, said = tmp_path / "checkpoint_last.pt", list[str]()
+    torch.save(state_of(before, iterations), path)
+    written = path.read_bytes()
+    for _ in range(2):  # once is enough: what a kill leaves is not converted again
+        fit_to_processes(path, after, said.append)
+        state = read_state(path)
+        assert state["extra_state"]["train_iterator"] == {
+            **{"version": 2, "epoch": 3},
+            "iterations_in_epoch": expected,
+        }
+    untouched = expected == iterations
+    assert (path.read_bytes() == written) == untouched and len(said) == (0 if untouched else 1)
+    for name, tensor in fake.training_state(20)["model"].items():
+        assert torch.equal(state["model"][name], tensor)
+
+
+def test_a_place_that_other_processes_cannot_share_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_last.pt"
+    torch.save(state_of(2, 7), path)
+    with pytest.raises(TrainingError, match=r"2 processes trained here, on 14 batches .* which 4") as caught:
+        fit_to_processes(path, 4, print)
+    assert "give it 2 processes again" in str(caught.value)
 
 
 def test_a_half_written_metrics_line_is_dropped(trainings: Trainings, tmp_path: Path) -> None:
