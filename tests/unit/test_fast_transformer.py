@@ -216,6 +216,24 @@ def test_a_validation_computes_no_gradients() -> None:
     assert torch.equal(losses[0][0], losses[1][0]) and not losses[1][0].requires_grad
 
 
+def test_a_model_keeps_its_masks_whatever_it_starts_from() -> None:
+    """A specialised model under other masks, of other directions even. Without its own it takes them."""
+    other, _ = build(DIRECTIONS[:2])
+    other.set_masks({name: random_masks(other)[name] for name in DIRECTIONS[:2]})
+    model, _ = build(DIRECTIONS)
+    own = random_masks(model)
+    own = {name: {layer: ~mask for layer, mask in own[name].items()} for name in own}
+    model.set_masks(own)
+    model.load_state_dict(other.state_dict())
+    for layer, fc1 in model.masked_layers().items():
+        assert fc1.masks.tolist() == [own[name][layer].tolist() for name in DIRECTIONS]
+        assert torch.equal(fc1.weight, other.masked_layers()[layer].weight)
+    told, _ = build(DIRECTIONS[:2])  # as for translation: the checkpoint says which
+    told.load_state_dict(other.state_dict())
+    for layer, fc1 in told.masked_layers().items():
+        assert torch.equal(fc1.masks, other.masked_layers()[layer].masks)
+
+
 def test_missing_or_foreign_masks_are_refused() -> None:
     model, _ = build(DIRECTIONS)
     masks = random_masks(model)
