@@ -1,7 +1,7 @@
 """Output projection, softmax and label-smoothed cross-entropy in one pass over blocks of tokens.
 
 The logits of a batch ([tokens, vocabulary]) are the largest tensor of a training step. Here they
-exist one block at a time: each block's loss and gradient are computed while it is in the cache, so
+exist one block at a time: each block's loss and gradient are computed while it is there, so
 nothing of that size is kept for the backward pass.
 
 The loss is fairseq's (``label_smoothed_nll_loss``): with ε_i = ε/(V-1),
@@ -19,8 +19,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuron_specialization.products import rounds
+
 ROW_STEP = 64
-BLOCK_ELEMENTS = 1 << 20  # logits of a block: 4 MiB in float32, about an L2 cache
+# Logits of a block. On a CPU 4 MiB in float32, about an L2 cache. A GPU has none to stay in: there each block
+# reads the matrix and adds to its gradient once more, so there are few, of 256 MiB.
+CPU_BLOCK, GPU_BLOCK = 1 << 20, 1 << 26
+
+
+def block_rows(vocabulary: int, device: torch.device) -> int:
+    """How many tokens' logits are computed at a time."""
+    elements = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+    return max(ROW_STEP, elements // vocabulary // ROW_STEP * ROW_STEP)
 
 
 class _ProjectedLoss(torch.autograd.Function):
@@ -41,7 +51,7 @@ class _ProjectedLoss(torch.autograd.Function):
         narrow = torch.bfloat16 if bfloat16 else features.dtype
         smooth = epsilon / (vocabulary - 1)
         sharp = 1.0 - epsilon - smooth
-        rows = max(ROW_STEP, BLOCK_ELEMENTS // vocabulary // ROW_STEP * ROW_STEP)
+        rows = block_rows(vocabulary, features.device)
         needs = wanted and any(ctx.needs_input_grad[:2])
         grad_features = torch.empty_like(features) if needs else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs else None
@@ -114,7 +124,7 @@ def projected_label_smoothed_loss(
         weight: [V, d], the output projection (no bias).
         target: int64[N].
         epsilon: label smoothing.
-        bfloat16: round the factors of the three products to bfloat16 (see products.py).
+        bfloat16: round the factors of the three products to bfloat16, where products.py does so.
         token_nll: [N], filled with each token's nll where it is given.
 
     Returns:
@@ -123,6 +133,6 @@ def projected_label_smoothed_loss(
     # a function of autograd cannot see for itself that no gradient will be asked for, as in validation
     wanted = torch.is_grad_enabled()
     result: tuple[Tensor, Tensor] = _ProjectedLoss.apply(  # type: ignore[no-untyped-call]
-        features, weight, target, epsilon, bfloat16, token_nll, wanted
+        features, weight, target, epsilon, bfloat16 and rounds(features), token_nll, wanted
     )
     return result

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from neuron_specialization.devices import PRETEND
@@ -12,6 +15,25 @@ from neuron_specialization.trainer_arguments import Resources, process_arguments
 
 # Rank 0 listens on one of these, chosen by the number of the job: two jobs on one node do not meet.
 _FIRST_PORT, _PORTS = 20_000, 30_000
+
+# for GPUs that are pretended; of options given twice the last one holds
+_ON_THE_CPU = ("--cpu", "--ddp-backend", "legacy_ddp", "--distributed-backend", "gloo")
+
+# what a path may hold to stand in a URL and in fairseq's settings as it is
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_/.+-]+")
+
+
+@contextlib.contextmanager
+def meeting_place() -> Iterator[Path]:
+    """A file that is not there yet, where processes of this machine find each other; afterwards it is gone.
+
+    Not in the run's folder, whose name is the user's: torch takes the path out of a URL as it stands, and
+    with a ``#`` or ``?`` in it the processes would wait for each other in other places, for ever.
+    """
+    usual = tempfile.gettempdir()
+    folder = usual if _PLAIN_PATH.fullmatch(usual) else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="neuron-specialization-", dir=folder) as place:
+        yield Path(place) / "rendezvous"
 
 
 def trainer_commands(
@@ -28,17 +50,20 @@ def trainer_commands(
     Args:
         trainer: program that takes fairseq-train's arguments.
         arguments: those arguments (``trainer_arguments``).
-        processes: how many to start here: several on a CPU; with GPUs fairseq or SLURM starts them.
-        rendezvous: a file that is not there yet, for processes on a CPU.
+        processes: how many to start here (``Resources.started``).
+        rendezvous: a file that is not there yet, for several processes (``meeting_place``).
         resources: GPUs, nodes and who starts the processes.
         environment: with SLURM_JOB_ID for ``srun``.
     """
+    pretended = resources.gpus > 0 and bool(environment.get(PRETEND))
+    if pretended:
+        arguments = [*arguments, *_ON_THE_CPU]
     if resources.launcher == "srun":
-        command = [*trainer, *arguments, *_slurm_rendezvous(environment)]
-        if environment.get(PRETEND):
-            command = _on_the_cpu(command)
-        return [[*_srun(resources), *command]]
-    return [[*trainer, *one] for one in process_arguments(arguments, processes, rendezvous)]
+        # the second task of a node would take its second GPU: where GPUs are pretended it must not
+        first = ["env", "SLURM_LOCALID=0"] if pretended else []
+        return [[*_srun(resources), *first, *trainer, *arguments, *_slurm_rendezvous(environment)]]
+    each = process_arguments(arguments, processes, rendezvous, gpus=resources.gpus > 0)
+    return [[*trainer, *one] for one in each]
 
 
 def _srun(resources: Resources) -> list[str]:
@@ -56,15 +81,6 @@ def _slurm_rendezvous(environment: Mapping[str, str]) -> list[str]:
     """fairseq takes the first node of the job as the address (``distributed.utils._infer_slurm_init``), and a
     port from us: without one it would believe that it runs on a single node."""
     return ["--distributed-port", str(_FIRST_PORT + int(environment["SLURM_JOB_ID"]) % _PORTS)]
-
-
-def _on_the_cpu(command: list[str]) -> list[str]:
-    """The second task of a node would take its second GPU: where GPUs are pretended it must not."""
-    return [
-        *("env", "SLURM_LOCALID=0"),
-        *command,
-        *("--cpu", "--ddp-backend", "legacy_ddp", "--distributed-backend", "gloo"),
-    ]
 
 
 def check_allocation(resources: Resources, environment: Mapping[str, str]) -> None:

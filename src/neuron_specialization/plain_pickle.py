@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_specialization.errors import MaskError
+from neuron_specialization.safe_loading import check_archive
 
 # integers, floats, bool; no objects, no records, no text
 _KINDS = "biuf"
@@ -116,6 +117,7 @@ def _tensor_storage(data: bytes) -> Any:
     """torch's ``_load_from_bytes`` with the door closed: its own version loads any pickle."""
     import torch
 
+    check_archive(io.BytesIO(data))
     return torch.load(io.BytesIO(data), weights_only=True)
 
 

@@ -23,6 +23,14 @@ WORTHWHILE = 1.2
 Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
+def rounds(x: Tensor) -> bool:
+    """Whether products with x may be made from bfloat16 factors: float32 on a CPU.
+
+    What a CPU is quick at says nothing of a GPU, and float16 has more digits and another range.
+    """
+    return x.dtype == torch.float32 and x.device.type == "cpu"
+
+
 def rounded_up(rows: int) -> int:
     """The rows that a product of so many has."""
     return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
@@ -66,7 +74,7 @@ class _Bfloat16Linear(torch.autograd.Function):
 
 def bfloat16_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x·Wᵀ + b``, factors rounded to bfloat16; x [..., k], weight [n, k], bias [n]; float32 in and out."""
-    if x.dtype != torch.float32 or x.device.type != "cpu":
+    if not rounds(x):
         return F.linear(x, weight, bias)
     result: Tensor = _Bfloat16Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return result

@@ -85,6 +85,50 @@ def prepare_resume(folder: Path, say: Callable[[str], None]) -> ResumePoint | No
     )
 
 
+def fit_to_processes(path: Path, processes: int, say: Callable[[str], None]) -> None:
+    """Make a checkpoint one that so many processes can go on from, if another number of them wrote it.
+
+    fairseq deals the batches of an epoch out to the processes in turn, and a checkpoint says how many each of
+    them has had. Of other processes each would go on at another place of the epoch: text would be trained
+    on twice or left out, or the place be behind the end.
+
+    Args:
+        path: the checkpoint; it is replaced if need be.
+        processes: how many will go on.
+        say: told of it.
+
+    Raises:
+        TrainingError: the batches that were had cannot be shared equally by so many processes.
+    """
+    state = read_state(path, mmap=True)
+    # what is not there was not written by a fairseq that counts so
+    settings: dict[str, Any] = (state.get("cfg") or {}).get("distributed_training") or {}
+    place: dict[str, Any] = state["extra_state"].get("train_iterator") or {}
+    before, had = settings.get("distributed_world_size"), place.get("iterations_in_epoch")
+    if not before or not had or before == processes:
+        return
+    batches = before * had
+    if batches % processes:
+        raise TrainingError(
+            f"{_processes(before)} trained here, on {batches} batches of an epoch so far, which {processes}"
+            " cannot take over: they would not have had the same number of them",
+            where=path,
+            cause="the training was stopped, and started again with other threads or GPUs",
+            hint=f"give it {_processes(before)} again (threads or gpu of the training, in the profile),"
+            " and run the same command: it resumes",
+        )
+    settings["distributed_world_size"], place["iterations_in_epoch"] = processes, batches // processes
+    import torch
+
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+    say(f"{_processes(before)} trained here, {processes} will: they go on after batch {batches} of an epoch")
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'es' if number > 1 else ''}"
+
+
 def updates_of(path: Path) -> int:
     """Return the number of updates a training checkpoint has behind it."""
     return int(training_state(path)["num_updates"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from neuron_specialization.errors import CheckpointError
 
@@ -65,18 +66,27 @@ def read_state(path: str | Path, *, unsafe: bool = False, mmap: bool = False) ->
     return state
 
 
-def check_archive(path: Path) -> None:
-    """Refuse a file of torch's whose records are compressed: torch never does so, a bomb does.
+def check_archive(file: Path | IO[bytes]) -> None:
+    """Refuse a file of torch's that holds more than its bytes: torch never packs its records, a bomb does.
+
+    Args:
+        file: its path, or its content.
 
     Raises:
-        ValueError: a record is compressed, or the file is a damaged archive.
+        ValueError: a record is compressed, several share the same bytes, or the file is a damaged archive.
     """
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(file):
         return  # of before torch 1.6, or none at all: what is read is no larger than the file
-    with zipfile.ZipFile(path) as archive:
-        for record in archive.infolist():
-            if record.compress_type != zipfile.ZIP_STORED or record.file_size > record.compress_size:
-                raise ValueError(f"its record {record.filename[:80]!r} is compressed, which torch never does")
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+    size = file.stat().st_size if isinstance(file, Path) else file.seek(0, io.SEEK_END)
+    for record in records:
+        if record.compress_type != zipfile.ZIP_STORED or record.file_size > record.compress_size:
+            raise ValueError(f"its record {record.filename[:80]!r} is compressed, which torch never does")
+    if sum(record.file_size for record in records) > size:
+        raise ValueError(
+            "its records are together larger than the file: they overlap, which torch's never do"
+        )
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:

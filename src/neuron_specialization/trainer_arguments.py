@@ -13,8 +13,8 @@ from neuron_specialization.errors import TrainingError
 
 PLUGIN = Path(__file__).resolve().parent / "fairseq_plugin"
 
-# fairseq's own entry point, run by this interpreter: no script on PATH can be another environment's
-DEFAULT_TRAINER = (sys.executable, "-m", "fairseq_cli.train")
+# run by this interpreter: no script on PATH can be another environment's
+DEFAULT_TRAINER = (sys.executable, "-m", "neuron_specialization.fairseq_train")
 
 # an interval save beside checkpoint_last, and the one before it: what a damaged checkpoint_last falls back to
 KEPT_INTERVAL_CHECKPOINTS = 2
@@ -42,8 +42,8 @@ class Resources:
         gpus: processes of the trainer, one a GPU; 0 trains on the CPU.
         threads: CPU threads a process on a GPU may use; on a CPU, those of all processes together.
         nodes: machines that share the GPUs equally; more than one needs ``srun``.
-        launcher: who starts the processes: ``spawn``, fairseq itself, on one machine; ``srun``, SLURM, on
-            those of the allocation this runs in (launch.py).
+        launcher: who starts the processes: ``spawn``, we, on one machine; ``srun``, SLURM, on those of the
+            allocation this runs in (launch.py).
     """
 
     gpus: int = 0
@@ -76,8 +76,8 @@ class Resources:
         return max(n for n in range(1, min(self.threads, micro_batches) + 1) if micro_batches % n == 0)
 
     def started(self, micro_batches: int) -> int:
-        """Return how many of them are started here: of those on GPUs one, which starts the others itself."""
-        return 1 if self.gpus else self.processes(micro_batches)
+        """Return how many of them are started here: all, or the one program that starts them (``srun``)."""
+        return 1 if self.launcher == "srun" else self.processes(micro_batches)
 
 
 def update_frequency(micro_batches: int, processes: int) -> int:
@@ -172,25 +172,34 @@ def trainer_arguments(
     return arguments
 
 
-def process_arguments(arguments: list[str], processes: int, rendezvous: Path) -> list[list[str]]:
-    """Return the arguments of each trainer process on a CPU.
+def process_arguments(
+    arguments: list[str], processes: int, rendezvous: Path, *, gpus: bool = False
+) -> list[list[str]]:
+    """Return the arguments of each trainer process of one machine.
 
-    fairseq starts a process for every GPU it sees and none on a CPU: there each is started by us, and they
-    find each other through a file.
+    Left to itself fairseq starts a process for every GPU it sees: those would hold none of our locks and end
+    later than we do, and what it takes for a SLURM job's tasks would decide how many there are. On a CPU it
+    starts none. So each is started by us, and they find each other through a file.
 
     Args:
         arguments: what they have in common (``trainer_arguments``).
         processes: how many there are.
-        rendezvous: a file that is not there yet, on a disk that all of them see.
+        rendezvous: a file that is not there yet (``launch.meeting_place``).
+        gpus: each gets one of the GPUs that all of them see; else they are on the CPU.
     """
     if processes == 1:
         return [arguments]
     common = [
         *arguments,
-        *("--distributed-backend", "gloo", "--distributed-no-spawn"),
-        *("--distributed-init-method", rendezvous.resolve().as_uri()),
+        "--distributed-no-spawn",
+        # torch takes the path as it stands here: nothing in it may be encoded
+        *("--distributed-init-method", f"file://{rendezvous}"),
+        *(() if gpus else ("--distributed-backend", "gloo")),
     ]
-    return [[*common, "--distributed-rank", str(rank)] for rank in range(processes)]
+    return [
+        [*common, "--distributed-rank", str(rank), *(("--device-id", str(rank)) if gpus else ())]
+        for rank in range(processes)
+    ]
 
 
 def needs_plugin(training: Training, masked: bool) -> bool:
@@ -335,11 +344,11 @@ def trainer_environment(
     Args:
         base: the environment to start from (``os.environ``).
         resources: GPUs and threads.
-        processes: how many are started here, and share the threads (``Resources.started``).
+        processes: how many are started here (``Resources.started``); on a CPU they share the threads.
         devices: ids of the GPUs this run holds; None leaves what is visible alone.
     """
     environment = dict(base)
-    threads = max(1, resources.threads // processes)
+    threads = resources.threads if resources.gpus else max(1, resources.threads // processes)
     for name in _THREAD_VARIABLES:
         environment[name] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"

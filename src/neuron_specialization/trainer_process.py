@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -25,6 +25,9 @@ from neuron_specialization.progress import EXPLODED, MetricsFile, ProgressDispla
 # How long a trainer may take to end after it was asked to, before it is killed.
 GRACE_SECONDS = 60.0
 
+# as many as TrainerLog keeps
+_LAST_LINES = 40
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -33,14 +36,18 @@ class Outcome:
     """How a trainer ended.
 
     Attributes:
-        exit_code: as subprocess gives it: negative is a signal.
+        exit_code: as subprocess gives it: negative is a signal. Of several processes: of the first to fail.
         log: what was read from its log.
+        last_words: the end of what that process said.
+        log_path: the file that has all of it.
         signal_received: the signal that asked us to stop, by name.
         diverged: why it was stopped for its loss, in words.
     """
 
     exit_code: int
     log: TrainerLog
+    log_path: Path
+    last_words: list[str] = field(default_factory=list)
     signal_received: str | None = None
     diverged: str | None = None
 
@@ -81,24 +88,28 @@ def run_trainer(
         TrainingError: it cannot be started.
     """
     log = TrainerLog()
-    outcome = Outcome(exit_code=0, log=log)
+    outcome = Outcome(exit_code=0, log=log, log_path=log_path)
+    paths = [
+        log_path,
+        *(log_path.with_suffix(f".{rank}{log_path.suffix}") for rank in range(1, len(commands))),
+    ]
     seconds_before, started = metrics.seconds, time.monotonic()
     descriptors = (lock.descriptor, *keep_open)
     with contextlib.ExitStack() as stack:
         log_file = stack.enter_context(log_path.open("a", encoding="utf-8"))
         log_file.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(commands[0])}\n")
         log_file.flush()
-        children = []
+        over = threading.Event()
+        children: list[subprocess.Popen[str]] = []
         for rank, command in enumerate(commands):
             output: IO[str] | int = subprocess.PIPE
             if rank:
-                output = stack.enter_context(
-                    log_path.with_suffix(f".{rank}{log_path.suffix}").open("a", encoding="utf-8")
-                )
+                output = stack.enter_context(paths[rank].open("a", encoding="utf-8"))
             children.append(_start(command, environment, descriptors, output))
             stack.enter_context(_ended(children[-1]))
+        stack.callback(over.set)
         child = children[0]
-        with _forwarding(children, outcome, lock), _failing_together(children) as failed:
+        with _forwarding(children, outcome, lock, over), _failing_together(children, over) as failed:
             lock.describe(trainer=child.pid)
             assert child.stdout is not None
             for line in child.stdout:
@@ -112,26 +123,34 @@ def run_trainer(
                 display.show(record)
                 if outcome.diverged is None and (reason := divergence(record)) is not None:
                     outcome.diverged = reason
-                    _ask_to_end(children)
+                    _ask_to_end(children, over)
             codes = [child.wait() for child in children]
-            outcome.exit_code = next((code for code in [*failed, *codes] if code), 0)
+            first = next((rank for rank in [*failed, *range(len(codes))] if codes[rank]), 0)
+            outcome.exit_code, outcome.log_path = codes[first], paths[first]
+    outcome.last_words = _last_lines(outcome.log_path) if first else list(log.tail)
     return outcome
 
 
+def _last_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+
+
 @contextlib.contextmanager
-def _failing_together(children: Sequence[subprocess.Popen[str]]) -> Iterator[list[int]]:
+def _failing_together(
+    children: Sequence[subprocess.Popen[str]], over: threading.Event
+) -> Iterator[list[int]]:
     """End all processes when one has failed: the others would wait for it for half an hour.
 
-    Yields a list that gets the exit code of the one that failed first.
+    Yields a list that gets the rank of the one that failed first.
     """
     failed: list[int] = []
-    over = threading.Event()
+    left = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.5):
-            failed.extend(child.returncode for child in children if child.poll())
+        while not left.wait(0.5):
+            failed.extend(rank for rank, child in enumerate(children) if child.poll())
             if failed:
-                _ask_to_end(children)
+                _ask_to_end(children, over)
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -140,7 +159,7 @@ def _failing_together(children: Sequence[subprocess.Popen[str]]) -> Iterator[lis
     try:
         yield failed
     finally:
-        over.set()
+        left.set()
         if watcher.is_alive():
             watcher.join()
 
@@ -209,7 +228,7 @@ def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
             try:
                 child.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
-                child.kill()
+                _kill(child)
                 child.wait()
         if child.stdout is not None:
             child.stdout.close()
@@ -217,13 +236,13 @@ def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _forwarding(
-    children: Sequence[subprocess.Popen[str]], outcome: Outcome, lock: FileLock
+    children: Sequence[subprocess.Popen[str]], outcome: Outcome, lock: FileLock, over: threading.Event
 ) -> Iterator[None]:
     """Pass SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM; note which it was, also in the lock."""
 
     def forward(number: int, _: FrameType | None) -> None:
         outcome.signal_received = signal.Signals(number).name
-        _ask_to_end(children)
+        _ask_to_end(children, over)
         with contextlib.suppress(OSError):  # a full disk is no reason not to end
             lock.describe(stopping=outcome.signal_received)
 
@@ -240,9 +259,23 @@ def _forwarding(
             signal.signal(number, handler)
 
 
-def _ask_to_end(children: Sequence[subprocess.Popen[str]]) -> None:
+def _ask_to_end(children: Sequence[subprocess.Popen[str]], over: threading.Event) -> None:
+    """SIGTERM, and SIGKILL for what is left when the grace period ends before all is ``over``."""
     for child in children:
         child.terminate()
-        timer = threading.Timer(GRACE_SECONDS, child.kill)
-        timer.daemon = True
-        timer.start()
+
+    def insist() -> None:
+        if not over.wait(GRACE_SECONDS):
+            for child in children:
+                _kill(child)
+
+    threading.Thread(target=insist, daemon=True).start()
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """SIGKILL to a trainer process and all that it started: it leads a group of its own.
+
+    Also when it has ended itself: what it started may still hold its output, which we read to the end.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)

@@ -30,10 +30,17 @@ from neuron_specialization.devices import require_gpus
 from neuron_specialization.energy import metered
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import write_json
-from neuron_specialization.launch import check_allocation, trainer_commands
+from neuron_specialization.launch import check_allocation, meeting_place, trainer_commands
 from neuron_specialization.locks import FileLock, claim_gpus, lock_training
 from neuron_specialization.progress import MetricsFile, ProgressDisplay
-from neuron_specialization.resume import LAST, ResumePoint, newest_saved, prepare_resume, updates_of
+from neuron_specialization.resume import (
+    LAST,
+    ResumePoint,
+    fit_to_processes,
+    newest_saved,
+    prepare_resume,
+    updates_of,
+)
 from neuron_specialization.trainer_arguments import (
     DEFAULT_TRAINER,
     Resources,
@@ -96,6 +103,9 @@ def train(
             if not (run.folder / "finished.json").is_file():
                 point = prepare_resume(run.folder, display.note)
                 if point is None or point.updates < recipe.training.max_updates:
+                    if point is not None:
+                        processes = resources.processes(recipe.training.micro_batches)
+                        fit_to_processes(point.path, processes, display.note)
                     _train(run, arguments, point, lock, display, resources=resources, trainer=trainer)
                 else:
                     write_json(run.folder / "finished.json", {"updates": point.updates})
@@ -120,11 +130,12 @@ def _train(
     metrics.forget_after(point.updates if point else 0)
     processes = resources.started(run.recipe.training.micro_batches)
     _say_what_runs(run, point, resources, processes, display)
-    rendezvous = run.folder / "rendezvous"
-    rendezvous.unlink(missing_ok=True)  # of processes that were killed
     gpus = claim_gpus(resources.gpus_per_node, os.environ)
     try:
-        with metered(run.folder / "energy.json", resumed=point is not None):
+        with (
+            metered(run.folder / "energy.json", resumed=point is not None),
+            meeting_place() as rendezvous,
+        ):
             outcome = run_trainer(
                 trainer_commands(
                     trainer, arguments, processes, rendezvous, resources=resources, environment=os.environ
@@ -150,7 +161,7 @@ def _say_what_runs(
 ) -> None:
     recipe = run.recipe
     place = f"{resources.gpus} GPU{'s' if resources.gpus > 1 else ''}" if resources.gpus else "CPU"
-    place += f" ({processes} processes)" if processes > 1 else ""
+    place += f" ({processes} processes)" if processes > 1 and not resources.gpus else ""
     place += f" of {resources.nodes} nodes" if resources.nodes > 1 else ""
     start = f"resuming at update {point.updates:,}" if point else "training"
     display.note(
@@ -200,9 +211,9 @@ def _judge(run: Run, outcome: Outcome, metrics: MetricsFile) -> int:
     if outcome.exit_code != 0 and not (log.done and all_made):
         raise TrainingError(
             f"the trainer ended with {outcome.exit_text} after update {update:,}; its last words:\n"
-            + "\n".join(f"    {line}" for line in list(log.tail)[-15:]),
-            where=log_file,
-            cause=_likely_cause(list(log.tail), outcome.exit_code),
+            + "\n".join(f"    {line}" for line in outcome.last_words[-15:]),
+            where=outcome.log_path,
+            cause=_likely_cause(outcome.last_words, outcome.exit_code),
             hint=resumes,
         )
     if not all_made:

@@ -19,6 +19,8 @@ Environment:
     FAKE_STOP_EARLY_AT          end there as patience does
     FAKE_END_AT                 end there for no reason given, as if all were done
     FAKE_IGNORE_TERM            do not end on SIGTERM
+    FAKE_COMPUTE                compute in C for a minute before anything else
+    FAKE_EXIT_RANK              only the process of this rank heeds FAKE_EXIT
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import filecmp
+import hashlib
 import json
 import os
 import shutil
@@ -71,6 +74,8 @@ class FakeTrainer:
         sys.exit(1)
 
     def save(self, update: int) -> None:
+        if self.options.distributed_rank:
+            return
         interval = self.folder / f"checkpoint_1_{update}.pt"
         for target in (interval, self.folder / "checkpoint_best.pt", self.last):
             shutil.copyfile(self.prepared / f"{update}.pt", target)
@@ -130,7 +135,11 @@ class FakeTrainer:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def run(self) -> None:
-        if "FAKE_EXIT" in os.environ:
+        rank = self.options.distributed_rank
+        if "FAKE_COMPUTE" in os.environ:
+            record(computing=rank)
+            hashlib.pbkdf2_hmac("sha256", b"a", b"b", 100_000_000)
+        if "FAKE_EXIT" in os.environ and number("FAKE_EXIT_RANK", rank) == rank:
             status, _, words = os.environ["FAKE_EXIT"].partition(":")
             print(words, flush=True)
             sys.exit(int(status))
@@ -167,6 +176,7 @@ def main() -> None:
     parser.add_argument("--save-dir")
     for name in ("max-update", "save-interval-updates", "keep-interval-updates", "log-interval"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--distributed-rank", type=int, default=0)
     options, _ = parser.parse_known_args()
     record(arguments=sys.argv[1:], environment=dict(os.environ), pid=os.getpid())
     FakeTrainer(options).run()

@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from neuron_specialization.checkpoint_export import fairseq_state
 from neuron_specialization.checkpoints import load_checkpoint, write_model
 from neuron_specialization.config import Recipe
+from neuron_specialization.devices import PRETEND
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.masks import write_masks
+from neuron_specialization.safe_loading import read_state
 from neuron_specialization.trainer_arguments import PLUGIN, Resources
 from neuron_specialization.training import train
 from tests.slow.tiny_corpus import DIRECTIONS, LANGUAGES, tiny_recipe, write_data_bin
@@ -181,6 +184,106 @@ def test_two_processes_make_the_same_updates_as_one(
     assert max(abs(two[update] / one[update] - 1) for update in one) < tolerance
     valid = [losses(tmp_path / name, "valid")[12] for name in ("one", "two")]
     assert valid[0] == pytest.approx(valid[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "first", "then"), [("fast", 1, 2), ("fast", 2, 1), ("stock", 4, 2)]
+)
+def test_a_run_goes_on_with_another_number_of_processes(
+    implementation: str,
+    first: int,
+    then: int,
+    data_bin: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the midst of an epoch, which it ends on the text that an uninterrupted run ends it on."""
+    recipe = tiny_recipe(
+        **{"micro_batches": 4, "max_updates": 30, "save_every": 5, "validate_every": 30, "max_tokens": 128},
+        **{"dropout": 0.0, "implementation": implementation},
+    )
+
+    def run(name: str, processes: int) -> str:
+        text = io.StringIO()
+        train(
+            recipe,
+            data_bin,
+            tmp_path / name,
+            resources=Resources(threads=processes),
+            trainer=PRECISE,
+            stream=text,
+        )
+        return text.getvalue()
+
+    run("whole", 1)
+    monkeypatch.setenv("PRECISE_END_AT", "15")
+    with pytest.raises(TrainingError, match="resumes at update 15"):
+        run("stopped", first)
+    (last,) = tmp_path.glob("stopped/checkpoints/*/checkpoint_last.pt")
+    place = read_state(last)["extra_state"]["train_iterator"]
+    assert place["iterations_in_epoch"] > 0
+    monkeypatch.delenv("PRECISE_END_AT")
+    text = run("stopped", then)
+    expected, found = (losses(tmp_path / name, "train") for name in ("whole", "stopped"))
+    assert list(found) == list(expected) == list(range(1, 31))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert losses(tmp_path / "stopped", "valid")[30] == pytest.approx(
+        losses(tmp_path / "whole", "valid")[30], rel=1e-5
+    )
+    assert f"{then} will: they go on after batch {first * place['iterations_in_epoch']}" in text
+
+
+@pytest.mark.parametrize("kind", ["masked", "stock", "muon"])
+def test_bfloat16_trains_by_one_process_and_by_two(
+    kind: str, data_bin: Path, baseline: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses are about those of float32, and the processes' models are one and the same."""
+    common = {"micro_batches": 2, "max_updates": 30, "save_every": 30, "validate_every": 30, "dropout": 0.0}
+    settings = {"stock": {"implementation": "stock"}, "muon": {"optimizer": "muon"}}.get(kind, {})
+    inputs = {"init": baseline, "masks": masks} if kind == "masked" else {}
+    monkeypatch.setenv("PRECISE_PARAMETERS", str(tmp_path))
+    for precision, threads in (("fp32", 1), ("bf16", 1), ("bf16", 2)):
+        recipe = tiny_recipe(precision=precision, **common, **settings)
+        output = tmp_path / f"{precision}-{threads}"
+        train(
+            recipe,
+            data_bin,
+            output,
+            resources=Resources(threads=threads),
+            trainer=PRECISE,
+            stream=io.StringIO(),
+            **inputs,
+        )
+    exact = losses(tmp_path / "fp32-1", "train")
+    for name in ("bf16-1", "bf16-2"):
+        found = losses(tmp_path / name, "train")
+        assert found != exact
+        assert found == pytest.approx(exact, rel=0.02)
+        assert found[30] < found[1] - (0.05 if inputs else 0.3)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, parameter in ranks[0].items():
+        assert parameter.dtype == torch.bfloat16
+        assert torch.equal(parameter, ranks[1][name])
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_processes_meet_whatever_the_folder_is_called(
+    gpus: int, data_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, and as on two GPUs: the same commands, but for what computes."""
+    monkeypatch.setenv(PRETEND, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    facts = train(
+        tiny_recipe(micro_batches=2, max_updates=4, warmup_updates=1),
+        data_bin,
+        tmp_path / "my ü #1 out?",
+        resources=Resources(gpus=gpus, threads=2),
+        stream=io.StringIO(),
+    )
+    assert facts["updates"] == 4
+    (log,) = tmp_path.glob("*/checkpoints/*/train.log")
+    assert "training on 2 devices" in log.read_text(encoding="utf-8")
 
 
 def generate(model: Path, data_bin: Path, direction: str, *extra: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import io
 import json
 import os
 import pickle
@@ -32,6 +34,7 @@ from neuron_specialization.errors import (
 from neuron_specialization.export import export_system
 from neuron_specialization.files import gunzip, read_json
 from neuron_specialization.model_directory import PROVENANCE, find_models, read_provenance
+from neuron_specialization.plain_pickle import load_plain
 from neuron_specialization.safe_loading import read_state
 from tests.conftest import REPOSITORY
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
@@ -161,6 +164,44 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
     assert read_state(tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="compressed"):
         read_state(tmp_path / "bomb.pt")
+
+
+def test_a_checkpoint_whose_records_overlap_is_refused(tmp_path: Path) -> None:
+    """Every tensor is the same bytes of the file, and another megabyte once it is read."""
+    torch.save({"model": {f"p{i}": torch.zeros(250_000) for i in range(20)}}, tmp_path / "model.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "model.pt") as old,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_STORED) as new,
+    ):
+        large = [record for record in old.infolist() if record.file_size == 1_000_000]
+        for record in old.infolist():
+            if record not in large[1:]:
+                new.writestr(record.filename, old.read(record))
+        for record in large[1:]:
+            again = copy.copy(new.getinfo(large[0].filename))
+            again.filename = again.orig_filename = record.filename
+            new.filelist.append(again)
+    assert len(large) == 20 and (tmp_path / "bomb.pt").stat().st_size < 1_100_000
+    assert read_state(tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="overlap"):
+        read_state(tmp_path / "bomb.pt")
+
+
+def test_what_a_pickle_holds_is_looked_at_as_a_file_is(tmp_path: Path) -> None:
+    """Activations may hold tensors as torch saves them, bytes within bytes."""
+
+    def holding(content: bytes) -> bytes:
+        name = b"ctorch.storage\n_load_from_bytes\n"
+        return b"\x80\x04" + name + b"B" + len(content).to_bytes(4, "little") + content + b"\x85R."
+
+    saved, packed = io.BytesIO(), io.BytesIO()
+    torch.save(torch.zeros(10_000).storage(), saved)
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    assert len(load_plain(holding(saved.getvalue()), tmp_path)) == 10_000
+    with pytest.raises(ValueError, match="compressed"):
+        load_plain(holding(packed.getvalue()), tmp_path)
 
 
 # ---- model directories, as translate and serve are given them ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from neuron_specialization.devices import PRETEND
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.launch import check_allocation, trainer_commands
+from neuron_specialization.launch import check_allocation, meeting_place, trainer_commands
 from neuron_specialization.trainer_arguments import Resources
 
 IN_A_JOB = {"SLURM_JOB_ID": "4711"}
@@ -34,7 +35,29 @@ def commands(resources: Resources, processes: int = 1, **environment: Any) -> li
 
 
 def test_one_process_is_the_trainer_itself() -> None:
-    assert commands(Resources(gpus=4)) == [["train.py", "data", "--fp16"]]
+    assert commands(Resources(gpus=1)) == [["train.py", "data", "--fp16"]]
+
+
+def test_processes_on_gpus_are_started_here() -> None:
+    first, second = commands(Resources(gpus=2), processes=2)
+    assert first[:3] == second[:3] == ["train.py", "data", "--fp16"]
+    assert (first[-2:], second[-2:]) == (["--device-id", "0"], ["--device-id", "1"])
+    pretended = commands(Resources(gpus=2), processes=2, **{PRETEND: "1"})
+    assert all("--cpu" in command and "gloo" in command for command in pretended)
+
+
+@pytest.mark.parametrize("usual", ["{tmp}", "{tmp}/#1?", "{tmp}/my ü"])
+def test_processes_meet_where_an_address_can_say_it(
+    usual: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(usual.format(tmp=tmp_path))
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with meeting_place() as rendezvous:
+        assert rendezvous.is_absolute() and not set(str(rendezvous)) & set(" #?%ü")
+        assert rendezvous.parent.stat().st_mode & 0o777 == 0o700 and not rendezvous.exists()
+        rendezvous.touch()
+    assert not rendezvous.parent.exists()
 
 
 def test_processes_on_a_cpu_are_started_here() -> None:

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq import utils as trainer_utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
+from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
 from neuron_specialization.fairseq_plugin.criterion import FusedLabelSmoothedCrossEntropy
@@ -159,3 +163,22 @@ def test_what_is_logged_is_what_is_read(task: Any, model: Projection) -> None:
         sum(float(log["nll_loss"]) for log in logs) / sum(log["ntokens"] for log in logs) / math.log(2),
         abs=1e-3,
     )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_table_goes_to_the_device_of_the_text(
+    processes: int, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fairseq's trainer leaves a criterion without parameters behind where several processes train."""
+    monkeypatch.setattr(trainer_utils, "get_tpu_device", lambda: torch.device("meta"))  # no GPU is needed
+    monkeypatch.setattr(distributed_utils, "get_data_parallel_world_size", lambda: processes)
+    monkeypatch.setattr(distributed_utils, "get_data_parallel_rank", lambda: 0)
+    config = FairseqConfig()
+    config.common.tpu, config.distributed_training.distributed_world_size = True, processes
+    trainer = Trainer(config, task, Projection(len(task.source_dictionary)), criterion(task))
+    assert trainer.device.type == "meta"
+    table, tags = trainer.criterion.table, batch(task, ["de-en", "en-nl"])
+    assert table._language.device.type == ("meta" if processes == 1 else "cpu")
+    source, target = tags["net_input"]["src_tokens"], tags["target"][:, 0]
+    table(source.to(trainer.device), target.to(trainer.device))
+    assert {buffer.device.type for buffer in table.buffers()} == {"meta"}

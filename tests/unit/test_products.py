@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuron_specialization.fused_loss import projected_label_smoothed_loss
 from neuron_specialization.products import ROW_MULTIPLE, bfloat16_is_faster, bfloat16_linear
@@ -46,9 +49,34 @@ def test_only_the_wanted_gradients() -> None:
     assert weight.grad is not None and x.grad is None
 
 
-def test_other_types_are_left_alone() -> None:
-    x, weight = torch.randn(4, 8, dtype=torch.float64), torch.randn(3, 8, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_are_left_alone(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(4, 8, dtype=dtype), torch.randn(3, 8, dtype=dtype)
     assert torch.equal(bfloat16_linear(x, weight, None), F.linear(x, weight))
+    asked, plain = (
+        projected_label_smoothed_loss(x, weight, torch.tensor([0, 2, 1, 1]), 0.1, bfloat16=bfloat16)[0]
+        for bfloat16 in (True, False)
+    )
+    assert torch.equal(asked, plain)
+
+
+def test_a_gpu_computes_as_if_nothing_was_asked() -> None:
+    """No GPU is needed: on the meta device the operations are counted, not computed."""
+    x, weight = torch.empty(4, 8, device="meta"), torch.empty(3, 8, device="meta")
+    made: list[torch.dtype] = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            if "mm" in function.__name__:
+                made.append(result.dtype)
+            return result
+
+    with Products():
+        target = torch.empty(4, dtype=torch.long, device="meta")
+        projected_label_smoothed_loss(x.requires_grad_(), weight, target, 0.1, bfloat16=True)
+        bfloat16_linear(x, weight, None)
+    assert len(made) >= 3 and set(made) == {torch.float32}
 
 
 def test_the_loss_with_rounded_products() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq.distributed import utils as distributed_utils
+from fairseq.distributed.legacy_distributed_data_parallel import LegacyDistributedDataParallel
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 from torch import distributed, multiprocessing
 
 from neuron_specialization.fairseq_plugin import muon as muon_module
 from neuron_specialization.fairseq_plugin import shared_gradients
-from neuron_specialization.fairseq_plugin.muon import HIDDEN_MATRICES, FairseqMuon
+from neuron_specialization.fairseq_plugin.muon import HIDDEN_MATRICES, FairseqMuon, mark_hidden_matrices
 from neuron_specialization.fairseq_plugin.optimizer import FairseqFusedAdam
 from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
 
@@ -29,6 +31,11 @@ def parameters_of(rank: int, update: int) -> list[torch.Tensor]:
         if number != 1 or update != rank:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
     return parameters
+
+
+def holding(parameters: list[torch.Tensor]) -> Namespace:
+    """As much of a module as an optimizer asks for."""
+    return Namespace(parameters=lambda: parameters)
 
 
 def by_gloo(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -54,6 +61,9 @@ def one_process(rank: int, processes: int, folder: str) -> None:
     for products in ("fp32", "bf16"):
         shared_work(rank, products)
     one_choice(rank)
+    for dtype in (torch.bfloat16, torch.float16):
+        for kind in (FairseqFusedAdam, FairseqMuon):
+            mixed_precision(rank, dtype, kind)
     refusals(rank, folder)
     Path(folder, f"done{rank}").touch()
     # All has been seen. A thread of gloo that lets go of its last tensor while Python ends aborts the process
@@ -84,7 +94,8 @@ def averages(rank: int, processes: int) -> None:
 
 def statistics(rank: int) -> None:
     """Once gradients are shared, the few numbers that fairseq's trainer sums in every update are, too."""
-    FairseqFusedAdam(CONFIG, parameters_of(rank, 0)).all_reduce_grads(None)
+    parameters = parameters_of(rank, 0)
+    FairseqFusedAdam(CONFIG, parameters).all_reduce_grads(holding(parameters))
     called = []
     distributed.all_reduce, stock = lambda *given, **named: called.append(1), distributed.all_reduce
     for update in range(3):
@@ -107,7 +118,7 @@ def in_a_row(rank: int) -> None:
     ours, theirs = (Namespace(params=parameters_of(rank, 1)) for _ in range(2))
     for made in (ours, theirs):
         made.optimizer = FairseqFusedAdam(CONFIG, made.params)
-        made.optimizer.all_reduce_grads(None)
+        made.optimizer.all_reduce_grads(holding(made.params))
     theirs.optimizer._row = None  # as where no memory is shared
     for max_norm in (0.0, 100.0, 0.5):
         for made in (ours, theirs):
@@ -144,7 +155,7 @@ def shared_work(rank: int, products: str) -> None:
             generator = torch.Generator().manual_seed(10 * rank + update)
             for parameter in parameters:
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.all_reduce_grads(None)
+            optimizer.all_reduce_grads(holding(parameters))
             if not together:
                 optimizer._muon.shared = None
             optimizer.step()
@@ -160,6 +171,46 @@ def one_choice(rank: int) -> None:
     for first in (True, False):
         muon_module.bfloat16_is_faster = lambda first=first: first is (rank == 0)
         assert muon([torch.zeros(3, 3, requires_grad=True)], "auto")._muon._bfloat16 is first
+
+
+def mixed_precision(rank: int, dtype: torch.dtype, kind: type[FairseqFusedAdam]) -> None:
+    """fairseq's float32 copies get their gradients after these were averaged: the processes stay equal."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)).to(dtype)
+    mark_hidden_matrices(model)
+    wrapped = LegacyDistributedDataParallel(model, distributed.group.WORLD)
+    parameters = list(model.parameters())
+    copies = FP16Optimizer.build_fp32_params(None, parameters, flatten=False)
+    config = Namespace(
+        optimizer=None,
+        common=Namespace(
+            bf16=dtype == torch.bfloat16,
+            model_parallel_size=1,
+            fp16_init_scale=128,
+            fp16_scale_tolerance=0.0,
+            threshold_loss_scale=None,
+            min_loss_scale=1e-4,
+        ),
+        optimization=Namespace(update_freq=[1]),
+        distributed_training=Namespace(distributed_world_size=distributed.get_world_size()),
+    )
+    inner = muon(copies, "fp32") if kind is FairseqMuon else FairseqFusedAdam(CONFIG, copies)
+    optimizer = FP16Optimizer(config, parameters, inner, copies)
+    start = torch.cat([copy.detach().flatten() for copy in copies])
+    for update in range(3):
+        generator = torch.Generator().manual_seed(10 * rank + update)
+        given = torch.randn(16, 8, generator=generator).to(dtype)
+        optimizer.zero_grad()
+        optimizer.backward(wrapped(given).float().square().sum())
+        optimizer.all_reduce_grads(wrapped)
+        optimizer.multiply_grads(1 / 16)
+        optimizer.clip_grad_norm(1.0)
+        optimizer.step()
+    reached = torch.cat([copy.detach().flatten() for copy in copies])
+    assert (reached - start).abs().max() > 1e-3
+    of_first = reached.clone()
+    distributed.broadcast(of_first, 0)
+    assert torch.equal(reached, of_first)
 
 
 def refusals(rank: int, folder: str) -> None:

@@ -172,9 +172,11 @@ def test_gpus_keep_the_global_batch() -> None:
     assert value(line, "--update-freq") == "21"
     assert value(line, "--distributed-world-size") == "4"
     assert "--cpu" not in line
-    # fairseq starts the others, and each may use all threads
-    assert Resources(gpus=4).started(84) == 1
-    assert trainer_environment({}, resources=Resources(gpus=4, threads=3))["OMP_NUM_THREADS"] == "3"
+    # each is a process of its own, with as many threads
+    assert Resources(gpus=4).started(84) == 4
+    assert Resources(gpus=4, launcher="srun").started(84) == 1
+    environment = trainer_environment({}, resources=Resources(gpus=4, threads=3), processes=4)
+    assert environment["OMP_NUM_THREADS"] == "3"
     assert "--load-checkpoint-on-all-dp-ranks" in line
     assert value(line, "--num-workers") == "0"
     assert value(arguments(recipe(implementation="stock"), gpus=1), "--num-workers") == "2"
@@ -200,10 +202,53 @@ def test_threads_of_a_cpu_share_the_micro_batches(micro_batches: int, threads: i
 
 def test_each_process_of_a_cpu_has_its_rank() -> None:
     assert process_arguments(["a"], 1, Path("r")) == [["a"]]
-    lines = process_arguments(["a"], 3, Path("/some where/r"))
+    lines = process_arguments(["a"], 3, Path("/tmp/r"))
     assert [value(line, "--distributed-rank") for line in lines] == ["0", "1", "2"]
-    assert {value(line, "--distributed-init-method") for line in lines} == {"file:///some%20where/r"}
-    assert all("--distributed-no-spawn" in line for line in lines)
+    assert {value(line, "--distributed-init-method") for line in lines} == {"file:///tmp/r"}
+    assert {value(line, "--distributed-backend") for line in lines} == {"gloo"}
+    assert all("--distributed-no-spawn" in line and "--device-id" not in line for line in lines)
+
+
+def test_each_process_of_a_gpu_has_its_rank_and_device() -> None:
+    lines = process_arguments(["a"], 2, Path("/tmp/r"), gpus=True)
+    assert [value(line, "--distributed-rank") for line in lines] == ["0", "1"]
+    assert [value(line, "--device-id") for line in lines] == ["0", "1"]
+    assert not any("--distributed-backend" in line for line in lines)  # fairseq's: nccl
+
+
+@pytest.mark.parametrize("tasks", ["1", "2", "7", None])
+def test_a_slurm_job_decides_nothing_about_processes_started_here(
+    tasks: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ``salloc`` and ``sbatch`` fairseq takes the job's tasks for its processes, if it is let."""
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.distributed import utils as distributed_utils
+
+    job = {
+        "JOB_ID": "7",
+        "JOB_NODELIST": "node1",
+        "NNODES": "1",
+        "PROCID": "0",
+        "LOCALID": "0",
+        "NODEID": "0",
+    }
+    for name, text in (job | ({"NTASKS": tasks} if tasks else {})).items():
+        monkeypatch.setenv(f"SLURM_{name}", text)
+    monkeypatch.setattr(distributed_utils.subprocess, "check_output", lambda _: b"node1")
+    started: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        distributed_utils,
+        "distributed_main",
+        lambda device, main, cfg, _: started.append((device, cfg.distributed_training)),
+    )
+    common = arguments(recipe(implementation="stock", micro_batches=2), gpus=2)
+    for rank, line in enumerate(process_arguments(common, 2, Path("/tmp/r"), gpus=True)):
+        parsed = options.parse_args_and_arch(options.get_training_parser(), input_args=line)
+        distributed_utils.call_main(convert_namespace_to_omegaconf(parsed), None)
+        device, found = started[rank]
+        assert (device, found.distributed_rank, found.distributed_world_size) == (rank, rank, 2)
+        assert (found.distributed_init_method, found.distributed_backend) == ("file:///tmp/r", "nccl")
 
 
 def test_micro_batches_that_gpus_do_not_divide_are_refused() -> None:

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from neuron_specialization import trainer_process
 from neuron_specialization.locks import FileLock
 from neuron_specialization.progress import MetricsFile, ProgressDisplay
 from neuron_specialization.trainer_process import Outcome, run_trainer
+
+# a rank that computes in C without coming back to Python, as one in a CUDA call that waits for the others
+BUSY = """
+import hashlib, os, pathlib, sys
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+hashlib.pbkdf2_hmac("sha256", b"a", b"b", 200_000_000)
+"""
+# torch.multiprocessing.spawn, as far as processes go: a rank that is nobody's child that we know
+STARTS_A_RANK = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {BUSY!r}, sys.argv[1]]).wait()
+"""
 
 
 def run(tmp_path: Path, *programs: str) -> Outcome:
@@ -50,3 +65,53 @@ def test_a_process_that_fails_ends_the_others(tmp_path: Path, end: str, code: in
     outcome = run(tmp_path, *((end, waits) if first else (waits, end)))
     assert outcome.exit_code == code  # of the one that failed, not of the one that was ended
     assert time.monotonic() - started < 60
+
+
+def test_the_words_of_the_process_that_failed_are_kept(tmp_path: Path) -> None:
+    waits = "import time; print('waiting', flush=True); time.sleep(300)"
+    outcome = run(tmp_path, waits, waits, "print('out of memory'); raise SystemExit(1)")
+    assert outcome.log_path == tmp_path / "train.2.log"
+    assert outcome.last_words == ["out of memory"]
+    first = run(tmp_path, "print('first'); raise SystemExit(1)", waits)
+    assert (first.log_path, first.last_words) == (tmp_path / "train.log", ["first"])
+
+
+def wait_for_pid(path: Path) -> int:
+    deadline = time.monotonic() + 60
+    while not (path.is_file() and path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in ("Z", "X")
+
+
+def test_what_a_trainer_started_ends_with_the_grace_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM ends the program that was started; the rank it left behind holds its output open."""
+    monkeypatch.setattr(trainer_process, "GRACE_SECONDS", 0.5)
+    ending: list[float] = []
+
+    def stop() -> None:
+        wait_for_pid(tmp_path / "rank.pid")
+        ending.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    program = f"import sys; sys.argv.append({str(tmp_path / 'rank.pid')!r})\n{STARTS_A_RANK}"
+    outcome = run(tmp_path, program)
+    stopper.join()
+    assert outcome.signal_received == "SIGTERM"
+    assert time.monotonic() - ending[0] < 10
+    rank = wait_for_pid(tmp_path / "rank.pid")
+    while not has_ended(rank):  # it has let go of its output, and is about to
+        assert time.monotonic() - ending[0] < 10
+        time.sleep(0.02)

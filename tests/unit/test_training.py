@@ -29,9 +29,12 @@ from neuron_specialization import locks, training_runs
 from neuron_specialization.checkpoints import load_checkpoint
 from neuron_specialization.cli import main
 from neuron_specialization.config import Model, Recipe, Training
+from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import sha256_of
 from neuron_specialization.masks import write_masks
 from neuron_specialization.progress import MetricsFile, Record
+from neuron_specialization.resume import fit_to_processes
+from neuron_specialization.safe_loading import read_state
 from tests.fakes import checkpoints as fake
 
 FAKE = Path(fake.__file__).with_name("fake_fairseq_train.py")
@@ -411,6 +414,44 @@ def test_never_from_zero_in_silence(trainings: Trainings, tmp_path: Path) -> Non
     assert trainings.records("resumed_at") == [0]
 
 
+def state_of(processes: int, iterations: int) -> dict[str, Any]:
+    state = fake.training_state(20)
+    state["cfg"]["distributed_training"] = {"distributed_world_size": processes}
+    state["extra_state"]["train_iterator"] = {"version": 2, "epoch": 3, "iterations_in_epoch": iterations}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("before", "iterations", "after", "expected"),
+    [(1, 12, 2, 6), (2, 6, 1, 12), (2, 6, 4, 3), (4, 3, 6, 2), (2, 6, 2, 6), (8, 0, 5, 0)],
+)
+def test_other_processes_go_on_at_the_same_place(
+    before: int, iterations: int, after: int, expected: int, tmp_path: Path
+) -> None:
+    path, said = tmp_path / "checkpoint_last.pt", list[str]()
+    torch.save(state_of(before, iterations), path)
+    written = path.read_bytes()
+    for _ in range(2):  # once is enough: what a kill leaves is not converted again
+        fit_to_processes(path, after, said.append)
+        state = read_state(path)
+        assert state["extra_state"]["train_iterator"] == {
+            **{"version": 2, "epoch": 3},
+            "iterations_in_epoch": expected,
+        }
+    untouched = expected == iterations
+    assert (path.read_bytes() == written) == untouched and len(said) == (0 if untouched else 1)
+    for name, tensor in fake.training_state(20)["model"].items():
+        assert torch.equal(state["model"][name], tensor)
+
+
+def test_a_place_that_other_processes_cannot_share_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_last.pt"
+    torch.save(state_of(2, 7), path)
+    with pytest.raises(TrainingError, match=r"2 processes trained here, on 14 batches .* which 4") as caught:
+        fit_to_processes(path, 4, print)
+    assert "give it 2 processes again" in str(caught.value)
+
+
 def test_a_half_written_metrics_line_is_dropped(trainings: Trainings, tmp_path: Path) -> None:
     once = {"FAKE_DIE_AT_UPDATE": 35, "FAKE_DIE_ONCE": tmp_path / "once"}
     assert trainings.run(**once)[0] == 1
@@ -579,6 +620,38 @@ def test_two_trainings_at_once_get_a_gpu_each(trainings: Trainings, two_gpus: di
     assert trainings.records("environment")[-1]["CUDA_VISIBLE_DEVICES"] == "0,1"
     code, text = trainings.run("--gpus", "3", given=recipe(micro_batches=3), **two_gpus)
     assert code == 1 and "asks for 3 GPUs and 2 can be used" in text
+
+
+def test_a_process_on_a_gpu_ends_with_the_wrapper_and_holds_its_locks(
+    trainings: Trainings, two_gpus: dict[str, str]
+) -> None:
+    """One process a GPU, each started by us: also one that computes in C and does not listen."""
+    given = recipe(micro_batches=2)
+    process = trainings.start("--gpus", "2", given=given, FAKE_COMPUTE=1, **two_gpus)
+    wait_for(lambda: trainings.record.exists() and len(trainings.records("computing")) == 2)
+    ranks = trainings.records("pid")
+    assert len(ranks) == 2 and all(alive(pid) for pid in ranks)
+    for pid in ranks:
+        held = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()}
+        assert {"lock", "gpu-0.lock", "gpu-1.lock"} <= held
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not any(alive(pid) for pid in ranks), seconds=15)
+    code, text = trainings.run("--gpus", "2", given=given, **two_gpus)
+    assert code == 0, text
+
+
+def test_the_words_of_the_gpu_that_failed_are_shown(trainings: Trainings, two_gpus: dict[str, str]) -> None:
+    code, text = trainings.run(
+        *("--gpus", "2"),
+        given=recipe(micro_batches=2),
+        FAKE_EXIT="1:torch.OutOfMemoryError: CUDA out of memory",
+        FAKE_EXIT_RANK=1,
+        FAKE_SECONDS_PER_UPDATE=1,
+        **two_gpus,
+    )
+    assert code == 1
+    assert "CUDA out of memory" in text and "GPU's memory is too small" in text and "train.1.log" in text
 
 
 # ---- failures of the trainer ----

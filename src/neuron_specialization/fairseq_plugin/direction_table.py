@@ -12,7 +12,7 @@ from neuron_specialization.fairseq_format import tag_of
 
 
 class DirectionTable(nn.Module):
-    """Finds directions by tags. Its tables move with the module and are in no checkpoint.
+    """Finds directions by tags. Its tables go to the device of the text, once, and are in no checkpoint.
 
     Args:
         directions: such as ``de-en``; their numbers are their places.
@@ -50,6 +50,9 @@ class DirectionTable(nn.Module):
         Returns:
             int64[B]; -1 where the tags are of none of the directions.
         """
+        if self._language.device != source.device:
+            # fairseq moves a criterion to a GPU only where it trains by one process, or has parameters
+            self.to(source.device)
         first = source.ne(self._pad).int().argmax(dim=1, keepdim=True)
         tags = source.gather(1, first).squeeze(1)
         return self._direction[self._language[tags], self._language[target_tags]]

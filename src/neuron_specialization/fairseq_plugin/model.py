@@ -109,6 +109,7 @@ class MaskedTransformer(TransformerModel):
         self.seed = 1
         self.mask_directions: list[str] = []
         self.fixed_direction: int | None = None
+        self._masks_set = False
         self._pool: DropoutPool | None = None
         self._updates = 0
         self.direction_table: DirectionTable | None = None
@@ -156,6 +157,7 @@ class MaskedTransformer(TransformerModel):
                 assert fc1.masks is not None
                 fc1.masks[number] = given[name].to(fc1.masks)
                 fc1.forget()
+        self._masks_set = True
 
     def set_direction(self, direction: str | None) -> None:
         """Use one direction's mask for every batch (translation), or go back to reading the tags (None).
@@ -330,14 +332,20 @@ class MaskedTransformer(TransformerModel):
     # ---- checkpoints ----
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Let a baseline's checkpoint (no masks) start a specialised model, whose masks stay as they are."""
+        """Let a baseline's checkpoint, or that of other masks, start a specialised model under its own masks.
+
+        Masks that were set (``set_masks``) stay; a model that was only told its directions takes the
+        checkpoint's.
+        """
         super().upgrade_state_dict_named(state_dict, name)
         for layer, fc1 in self.masked_layers().items():
             key = f"{layer}.fc1.masks"
-            if fc1.masks is not None:
-                state_dict.setdefault(key, fc1.masks)
-            else:
+            if fc1.masks is None:
                 state_dict.pop(key, None)
+            elif self._masks_set:
+                state_dict[key] = fc1.masks
+            else:
+                state_dict.setdefault(key, fc1.masks)
 
 
 @register_model_architecture("masked_transformer", "masked_transformer")

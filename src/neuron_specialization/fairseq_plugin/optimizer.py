@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -91,22 +90,30 @@ class FairseqFusedAdam(FairseqAdam):
     def __init__(self, cfg: Any, params: Any) -> None:
         super(FairseqAdam, self).__init__(cfg)
         self._optimizer = self.build(params)
+        # how processes of one machine average gradients; found out at the first update
+        self._shared: SharedGradients | None = None
+        self._asked = False
         # all gradients in a row, between their averaging and the next update
         self._row: Tensor | None = None
 
     def build(self, params: Any) -> FusedAdam:
         return FusedAdam(params, **self.optimizer_config)
 
-    @cached_property
-    def _shared(self) -> SharedGradients | None:
-        shared = SharedGradients.agreed(list(self.params))
-        if shared is not None:
+    def _agree(self, module: Any) -> None:
+        self._asked = True
+        parameters = list(self.params)
+        # In mixed precision they are copies in float32, which get the gradients of the module's own only
+        # after these were averaged: to average the copies' would leave each process with its own gradients.
+        if {id(parameter) for parameter in parameters} <= {id(one) for one in module.parameters()}:
+            self._shared = SharedGradients.agreed(parameters)
+        if self._shared is not None:
             # the trainer, which adds up tokens and losses in every update, looks for it there
-            distributed_utils.all_reduce = summing_by(shared.group, _ALL_REDUCE)
-        return shared
+            distributed_utils.all_reduce = summing_by(self._shared.group, _ALL_REDUCE)
 
     def all_reduce_grads(self, module: Any) -> None:
         """As fairseq's; the processes of one machine through shared memory."""
+        if not self._asked:
+            self._agree(module)
         if self._shared is None:
             super().all_reduce_grads(module)
         else:
