@@ -86,8 +86,11 @@ class FusedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):
         of_sentence = table(sample["net_input"]["src_tokens"], target[:, 0])
         # one place more, for sentences of no direction
         numbers = of_sentence[real // target.shape[1]] % (len(table.directions) + 1)
-        tokens = torch.bincount(numbers, minlength=len(table.directions) + 1)
-        sums = token_nll.new_zeros(tokens.shape).index_add_(0, numbers, token_nll)
+        # sums of ones: bincount would make a GPU's host wait for how long it is
+        tokens, sums = (
+            values.new_zeros(len(table.directions) + 1).index_add_(0, numbers, values)
+            for values in (torch.ones_like(numbers), token_nll)
+        )
         return {
             key: value
             for index, name in enumerate(table.directions)
