@@ -363,6 +363,26 @@ def test_patience_is_counted_across_a_kill(data_bin: Path, tmp_path: Path) -> No
     assert max(losses(tmp_path / "killed", "valid")) == 40
 
 
+@pytest.mark.parametrize(("save_every", "validate_every"), [(5, 20), (20, 5), (8, 20)])
+def test_saving_does_not_validate(
+    save_every: int, validate_every: int, data_bin: Path, tmp_path: Path
+) -> None:
+    """fairseq would validate at every save, and keep the best model only where it saves."""
+    recipe = tiny_recipe(max_updates=50, save_every=save_every, validate_every=validate_every, lr=5e-3)
+    facts = train(recipe, data_bin, tmp_path / "run", stream=io.StringIO())
+    found = losses(tmp_path / "run", "valid")
+    assert list(found) == [*range(validate_every, 50, validate_every), 50]
+    assert facts["updates"] == min(found, key=lambda update: found[update])
+
+
+def test_patience_does_not_depend_on_saves(data_bin: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"lr": 1e-12, "dropout": 0.0, "patience": 3, "max_updates": 200}
+    recipe = tiny_recipe(save_every=4, validate_every=10, **settings)
+    run_killed(recipe, data_bin, tmp_path / "killed")
+    train(recipe, data_bin, tmp_path / "killed", stream=io.StringIO())
+    assert max(losses(tmp_path / "killed", "valid")) == 40
+
+
 @pytest.mark.parametrize("implementation", ["stock", "fast"])
 def test_a_real_divergence_is_reported(implementation: str, data_bin: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(lr=1e30, warmup_updates=1, implementation=implementation)
