@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -82,8 +83,8 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 # How this workflow is run, for the commands on the report page; no parameter, which would make the page again.
 CONFIG_FILES = [os.path.relpath(file) for file in workflow.configfiles]
 os.environ.update(
-    NEURON_SPECIALIZATION_COMMAND=" ".join(
-        ["snakemake --cores all"]
+    NEURON_SPECIALIZATION_COMMAND=shlex.join(
+        ["snakemake", "--cores", "all"]
         + ([] if CONFIG_FILES == ["config.yaml"] else ["--configfile", *CONFIG_FILES])
     )
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +85,22 @@ def test_a_target_outside_the_configuration_is_refused(demo: Workflow) -> None:
     plan = demo.plan("--", "results/demo/scores/ns/heldout/de-fr.json")
     assert plan.status != 0
     assert "MissingRuleException" in plan.output
+
+
+def test_commands_on_the_report_page_can_be_pasted(tmp_path: Path) -> None:
+    """What the page's commands begin with, once the workflow is read."""
+    config = tmp_path / "my own.yaml"
+    shutil.copy(REPOSITORY / "configs/smoke.yaml", config)
+    script = (
+        "import os, sys; from pathlib import Path; from snakemake.api import SnakemakeApi;"
+        " from snakemake.settings.types import ConfigSettings, ResourceSettings\n"
+        "with SnakemakeApi() as api: api.workflow(resource_settings=ResourceSettings(cores=1),"
+        " config_settings=ConfigSettings(configfiles=[Path(sys.argv[2])]), snakefile=Path(sys.argv[1]))"
+        "._workflow; print(os.environ['NEURON_SPECIALIZATION_COMMAND'])"
+    )
+    command = [sys.executable, "-c", script, str(REPOSITORY / "Snakefile"), str(config)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shlex.split(done.stdout) == ["snakemake", "--cores", "all", "--configfile", "my own.yaml"]
 
 
 def test_systems_without_masks_count_no_activations(smoke: Workflow, tmp_path: Path) -> None:
