@@ -58,7 +58,7 @@ rule bundle:
 
 
 onstart:
-    refuse_absent_gpus()
+    refuse_unusable_gpus()
     announce(
         f"experiment {CONFIG.experiment}: {len(DIRECTIONS)} directions, systems {', '.join(SYSTEMS)}"
     )

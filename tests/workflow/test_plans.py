@@ -238,7 +238,8 @@ def test_the_default_profile_uses_no_gpu_and_all_cores(demo: Workflow) -> None:
 def test_the_gpu_profile_gives_trainings_gpus(demo: Workflow) -> None:
     demo.profile = "gpu"
     given = ("--set-resources", "train_baseline:gpu=4", "train_specialised:gpu=1", "activations:gpu=1")
-    plan = demo.plan("--verbose", "--printshellcmds", "--resources", "gpu=4", *given)
+    overrides = {"training": {"micro_batches": 4}}
+    plan = demo.plan("--verbose", "--printshellcmds", "--resources", "gpu=4", *given, overrides=overrides)
     shown = resources_of(plan)
     assert "gpu=4" in shown["train_baseline"] and "gpu=1" in shown["train_specialised"]
     assert "gpu=0" in shown["translate"]
@@ -259,6 +260,19 @@ def test_a_job_that_would_be_given_fewer_gpus_is_refused(demo: Workflow) -> None
     assert "train_baseline asks for 2 GPUs; this run may use 1" in refused.output
     assert "next: where the machine has as many: --resources gpu=2" in refused.output
     assert "Traceback" not in refused.output
+
+
+def test_gpus_that_cannot_share_an_update_are_refused_before_anything_queues(demo: Workflow) -> None:
+    demo.profile = "gpu"
+    given = ("--resources", "gpu=4", "--set-resources", "train_baseline:gpu=2", "train_specialised:gpu=4")
+    # an update of the demonstration is two micro-batches
+    refused = demo.plan(*given)
+    assert refused.status != 0
+    assert "2 micro-batches cannot be shared equally by 4 GPUs" in refused.output
+    assert "where: training.micro_batches of continued" in refused.output
+    assert "Traceback" not in refused.output
+    overrides = {"finetuning": {"micro_batches": 4}}
+    assert demo.plan(*given, overrides=overrides).jobs["train_specialised"] == 2
 
 
 def test_a_run_that_wants_gpus_stops_before_its_first_job_where_there_is_none(demo: Workflow) -> None:
