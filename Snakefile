@@ -24,6 +24,7 @@ include: "rules/score.smk"
 include: "rules/costs.smk"
 include: "rules/report.smk"
 include: "rules/devices.smk"
+include: "rules/checks.smk"
 
 
 rule all:

@@ -211,6 +211,12 @@ def test_bad_configurations_are_refused(smoke: Workflow, overrides: dict[str, An
     assert not (smoke.folder / "results").exists()
 
 
+def test_a_likely_slip_is_told_and_not_refused(smoke: Workflow) -> None:
+    plan = smoke.plan(overrides={"masks": {"k95": {"k": 0.95}}})
+    assert plan.status == 0
+    assert "warning: masks.k95.k is 0.95, in percent" in plan.output
+
+
 def test_several_problems_are_told_at_once(smoke: Workflow) -> None:
     plan = smoke.plan(overrides={"trainning": {}, "model": {"d_modell": 8}, "seed": -1})
     for told in ("trainning", "model.d_modell", "seed"):
