@@ -37,6 +37,8 @@ def smoke(tmp_path: Path) -> Workflow:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     config = load_config(REPOSITORY / name)
+    if config.corpus.source == "local":
+        write_own_text(tmp_path / str(config.corpus.path), config.pairs())
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     plan = Workflow(tmp_path, config=REPOSITORY / name).plan()
     seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
@@ -50,6 +52,15 @@ def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     assert plan.jobs["tables"] == 1
     # of the processor: a busy machine is no failure
     assert seconds < 10
+
+
+def write_own_text(folder: Path, pairs: list[str]) -> None:
+    """The files of a local corpus, a line each."""
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        for pair in pairs:
+            for code in pair.split("-"):
+                (folder / f"{name}.{pair}.{code}").write_text("x\n", encoding="utf-8")
 
 
 def test_the_plan_says_what_would_train(demo: Workflow) -> None:
@@ -148,6 +159,7 @@ def test_training_goes_on_from_its_baseline_under_its_masks(smoke: Workflow) -> 
 
 def test_testsets(smoke: Workflow, tmp_path: Path) -> None:
     folder = tmp_path / "my tests"
+    folder.mkdir()
     testsets = {
         "mine": {"source": "folder", "path": str(folder), "splits": ["dev"]},
         "flores200": {"source": "flores200"},
@@ -172,10 +184,7 @@ def test_downloads_look_into_a_mirror_first_if_there_is_one(smoke: Workflow) -> 
 
 def test_local_text(tmp_path: Path) -> None:
     text = tmp_path / "my-text"
-    text.mkdir()
-    for split in ("train", "valid", "test"):
-        for code in ("de", "en"):
-            (text / f"{split}.en-de.{code}").write_text("x\n", encoding="utf-8")
+    write_own_text(text, ["en-de"])
     (text / "notes.txt").write_text("not text of a pair", encoding="utf-8")
     overrides = {"languages": ["en", "de"], "corpus": {"path": str(text)}}
     workflow = Workflow(tmp_path, config=REPOSITORY / "configs/local.yaml")
