@@ -59,8 +59,7 @@ rule bundle:
 
 
 onstart:
-    refuse_unsound_text()
-    refuse_unusable_gpus()
+    check_before_jobs()
     announce(
         f"experiment {CONFIG.experiment}: {len(DIRECTIONS)} directions, systems {', '.join(SYSTEMS)}"
     )

@@ -145,3 +145,16 @@ def announce(text):
     """Print to the terminal, as Snakemake does."""
     if text:
         print(text, file=sys.stderr, flush=True)
+
+
+def refuse(check, *arguments, **named):
+    """Run a check; what it raises ends this run with its message alone."""
+    try:
+        check(*arguments, **named)
+    except NeuronSpecializationError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def files_to_make():
+    """Return the files that this run makes; known when its plan is."""
+    return {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}

@@ -35,10 +35,7 @@ def gpu_limit():
 
 def refuse_unusable_gpus():
     """Check the GPUs of the jobs that are about to run."""
-    if not workflow.is_main_process:
-        return
-    made = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
-    refuse(refuse_unequal_shares, made & trainings().keys())
+    refuse(refuse_unequal_shares, files_to_make() & trainings().keys())
     if workflow.local_exec:
         refuse_absent_gpus()
 
@@ -52,14 +49,6 @@ def refuse_absent_gpus():
         # at one time no more than the limit are handed out; without one, as many as the largest job wants
         number = gpu_limit() or max(waiting.values())
         refuse(require_gpus, number, who=f"this run ({', '.join(wanting)})", where=PROFILE_GPUS)
-
-
-def refuse(check, *arguments, **named):
-    """Run a check; what it raises ends this run with its message alone."""
-    try:
-        check(*arguments, **named)
-    except NeuronSpecializationError as error:
-        raise WorkflowError(str(error)) from None
 
 
 # Jobs read this file, too, under resources of their own.
