@@ -47,6 +47,7 @@ smoke: env  ## the whole workflow on a tiny configuration (configs/smoke.yaml)
 plan: env  ## what `make demo` would run, and which models it would train; CONFIG=configs/… for another one
 	@$(SNAKEMAKE) --dry-run $(if $(CONFIG),--configfile $(CONFIG)) > $(VENV)/plan.txt 2>&1 \
 	  || { cat $(VENV)/plan.txt >&2; exit 1; }
+	@sed -n '/^warning: /p; /^made with other settings/,/^  next: /p; /missing provenance/p' $(VENV)/plan.txt
 	@sed -n '/^Nothing to be done/p; /^Job stats/,/^total/p; /^total/q' $(VENV)/plan.txt
 	@grep -oE 'Train .*(updates).*' $(VENV)/plan.txt || echo "No model would be trained."
 

@@ -24,6 +24,7 @@ include: "rules/score.smk"
 include: "rules/costs.smk"
 include: "rules/report.smk"
 include: "rules/devices.smk"
+include: "rules/checks.smk"
 
 
 rule all:
@@ -58,7 +59,7 @@ rule bundle:
 
 
 onstart:
-    refuse_absent_gpus()
+    check_before_jobs()
     announce(
         f"experiment {CONFIG.experiment}: {len(DIRECTIONS)} directions, systems {', '.join(SYSTEMS)}"
     )

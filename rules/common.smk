@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -82,8 +83,8 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 # How this workflow is run, for the commands on the report page; no parameter, which would make the page again.
 CONFIG_FILES = [os.path.relpath(file) for file in workflow.configfiles]
 os.environ.update(
-    NEURON_SPECIALIZATION_COMMAND=" ".join(
-        ["snakemake --cores all"]
+    NEURON_SPECIALIZATION_COMMAND=shlex.join(
+        ["snakemake", "--cores", "all"]
         + ([] if CONFIG_FILES == ["config.yaml"] else ["--configfile", *CONFIG_FILES])
     )
 )
@@ -144,3 +145,16 @@ def announce(text):
     """Print to the terminal, as Snakemake does."""
     if text:
         print(text, file=sys.stderr, flush=True)
+
+
+def refuse(check, *arguments, **named):
+    """Run a check; what it raises ends this run with its message alone."""
+    try:
+        check(*arguments, **named)
+    except NeuronSpecializationError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def files_to_make():
+    """Return the files that this run makes; known when its plan is."""
+    return {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}

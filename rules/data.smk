@@ -120,7 +120,7 @@ rule binarize:
 rule testset:
     """Bring the test set {wildcards.testset} ({params.splits}) into the corpus's layout."""
     input:
-        archive=testset_archive,
+        origin=testset_origin,
     output:
         text=pair_files(f"{RESULTS}/testsets/{{testset}}"),
     log:

@@ -4,6 +4,7 @@ Snakemake would give a job what there is, silently, and the trainer would train 
 """
 
 from neuron_specialization.devices import refuse_scaling, require_gpus
+from neuron_specialization.trainer_arguments import update_frequency
 
 PROFILE_GPUS = "gpu under resources (or --resources gpu=N), and under set-resources in the profile"
 
@@ -19,16 +20,28 @@ def gpus_asked_for():
     return asked
 
 
+def refuse_unequal_shares(summaries):
+    """Refuse GPUs that cannot share an update equally: a job would find out when it has waited for them."""
+    asked = gpus_asked_for()
+    for rule_name, recipe in (trainings()[summary] for summary in summaries):
+        update_frequency(recipe.training.micro_batches, asked[rule_name] or 1, recipe.system)
+
+
 def gpu_limit():
     """Return how many GPUs this run may use; None where there is no limit, as on a cluster."""
     limit = workflow.global_resources.get("gpu")
     return None if limit is None else limit.value
 
 
+def refuse_unusable_gpus():
+    """Check the GPUs of the jobs that are about to run."""
+    refuse(refuse_unequal_shares, files_to_make() & trainings().keys())
+    if workflow.local_exec:
+        refuse_absent_gpus()
+
+
 def refuse_absent_gpus():
-    """Ask PyTorch for the GPUs of this machine, if jobs of this run want some and run here."""
-    if not (workflow.is_main_process and workflow.local_exec):
-        return
+    """Ask PyTorch for the GPUs of this machine, if jobs of this run want some."""
     asked = gpus_asked_for()
     waiting = {job.rule.name: asked[job.rule.name] for job in workflow.dag.needrun_jobs()}
     wanting = sorted(name for name, number in waiting.items() if number)
@@ -38,14 +51,8 @@ def refuse_absent_gpus():
         refuse(require_gpus, number, who=f"this run ({', '.join(wanting)})", where=PROFILE_GPUS)
 
 
-def refuse(check, *arguments, **named):
-    """Run a check; what it raises ends this run with its message alone."""
-    try:
-        check(*arguments, **named)
-    except NeuronSpecializationError as error:
-        raise WorkflowError(str(error)) from None
-
-
 # Jobs read this file, too, under resources of their own.
 if workflow.is_main_process:
     refuse(refuse_scaling, gpus_asked_for(), gpu_limit())
+    # what is trained already may have had other GPUs
+    refuse(refuse_unequal_shares, [summary for summary in trainings() if not Path(summary).is_file()])

@@ -91,6 +91,8 @@ if CONFIG.corpus.source == "data-bin":
             archive=data_bin_archive,
         output:
             folder=directory(UNPACKED),
+            # what depends on it compares this small file by its content
+            content=f"{UNPACKED}.json",
         log:
             f"logs/unpack/{Path(UNPACKED).name}.log",
         conda:
@@ -102,13 +104,15 @@ if CONFIG.corpus.source == "data-bin":
             python -m neuron_specialization unpack \
                 --archive {input.archive:q} \
                 --output {output.folder:q} \
+                --content {output.content:q} \
                 >{log:q} 2>&1
             """
 
     rule take_over_data_bin:
         """Check the binarised corpus and link it: {params.splits}."""
         input:
-            folder=data_bin_folder,
+            files=data_bin_files,
+            segmentation=segmentation_model,
         output:
             manifest=BINARIZED,
             dictionary=DICTIONARY,
@@ -123,6 +127,7 @@ if CONFIG.corpus.source == "data-bin":
             mem_mb=4000,
             runtime="2h",
         params:
+            location=data_bin_location,
             languages=",".join(CONFIG.languages),
             pairs=",".join(PAIRS),
             shards=CONFIG.corpus.shards,
@@ -133,7 +138,7 @@ if CONFIG.corpus.source == "data-bin":
         shell:
             """
             python -m neuron_specialization take-over-data-bin \
-                --input {input.folder:q} \
+                --input {params.location:q} \
                 --languages {params.languages:q} \
                 --pairs {params.pairs:q} \
                 --shards {params.shards:q} \

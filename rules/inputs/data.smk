@@ -1,5 +1,7 @@
 """What the rules of data.smk read and which flags they get: downloads, corpus, test sets."""
 
+from neuron_specialization.corpora.testsets import source_files
+
 CATALOGUE = {entry.file: name for name, entry in catalogue().items()}
 
 
@@ -28,9 +30,13 @@ def corpus_location(wildcards, input):
     return CONFIG.corpus.path or str(input[0] if input else "")
 
 
-def testset_archive(wildcards):
-    """Return the downloaded archive of a test set; none where the configuration names a folder."""
-    return [] if CONFIG.testsets[wildcards.testset].path else downloaded("flores200")
+def testset_origin(wildcards):
+    """Return what a test set is made of: the files of the folder, the archive, or what is downloaded."""
+    testset = CONFIG.testsets[wildcards.testset]
+    if not testset.path:
+        return downloaded("flores200")
+    files = source_files(testset.source, testset.path, testset.splits, CONFIG.all_directions())
+    return [str(file) for file in files]
 
 
 def testset_location(wildcards, input):

@@ -1,5 +1,7 @@
 """What the rules of train.smk read and which flags they get: recipes, the model to go on from, masks."""
 
+from functools import cache
+
 
 def summary_of(recipe):
     """Return what a training is, in a few words, for the run's log."""
@@ -15,6 +17,23 @@ def training_recipe(wildcards):
 def training_summary(wildcards):
     """Return what the training of a system is."""
     return summary_of(recipe_of(CONFIG, wildcards.system))
+
+
+@cache
+def trainings():
+    """Return, for the summary of each training, the rule that makes it and its recipe."""
+    found = {
+        f"{RESULTS}/training/{name}/model.json": (
+            "train_baseline" if name in BASELINES else "train_specialised",
+            recipe_of(CONFIG, name),
+        )
+        for name in TRAINED
+    }
+    for name in BY_MAGNITUDE:
+        for direction in DIRECTIONS:
+            summary = f"{RESULTS}/magnitude/{name}/{direction}/model.json"
+            found[summary] = "magnitude_finetune", magnitude_recipe_of(CONFIG, name, direction)
+    return found
 
 
 def initial_model(wildcards, suffix="pt"):

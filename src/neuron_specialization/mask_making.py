@@ -96,6 +96,31 @@ def make_masks(spec: MaskSpec, origins: Origins) -> dict[str, LayerMasks]:
     }
 
 
+def recorded_settings(spec: MaskSpec, direction: str) -> dict[str, str] | None:
+    """Return what the metadata of a direction's masks say of the settings they were made with (``SETTINGS``).
+
+    None for masks that are read and not made: theirs are their maker's.
+    """
+    selection = spec.selection
+    if isinstance(selection, ActivationMasks):
+        own = {"method": "activations", **_chosen(selection, direction, spec.pivot)}
+    elif isinstance(selection, RandomMasks):
+        own = {"method": "random", "draw": selection.draw, "seed": str(spec.seed)}
+    elif isinstance(selection, MagnitudeMasks):
+        own = {"method": "magnitude", **({"keep": repr(selection.keep)} if selection.keep else {})}
+    elif isinstance(selection, FamilyMasks):
+        own = {"method": "family", "combine": selection.combine}
+        if selection.combine == "pooled" and isinstance(spec.like, ActivationMasks):
+            own |= _chosen(spec.like, direction, spec.pivot)
+    else:
+        return None
+    return own | ({"sides": selection.sides} if selection.sides != "both" else {})
+
+
+# of the metadata: what is a setting
+SETTINGS = ("method", "k", "tie_break", "draw", "seed", "keep", "combine", "sides")
+
+
 @dataclass(frozen=True)
 class _Counts:
     layers: Mapping[str, CountVector]  # int64[d_ff]
@@ -125,17 +150,27 @@ def _selected(
     counts: Mapping[str, CountVector], selection: ActivationMasks, direction: str, pivot: str | None
 ) -> tuple[dict[str, BoolVector], dict[str, str]]:
     """Layer → mask, and k (one number where all layers have the same) and tie_break as metadata."""
-    parsed = Direction.parse(direction)
-    ks = {
-        "encoder": k_of(selection.k, parsed, "encoder", pivot),
-        "decoder": k_of(selection.k, parsed, "decoder", pivot),
-    }
+    ks = _ks(selection, direction, pivot)
     layers = {
         layer: select(vector, ks[methods.side_of(layer)], selection.tie_break)
         for layer, vector in counts.items()
     }
+    return layers, _chosen(selection, direction, pivot)
+
+
+def _ks(selection: ActivationMasks, direction: str, pivot: str | None) -> dict[str, float]:
+    parsed = Direction.parse(direction)
+    return {
+        "encoder": k_of(selection.k, parsed, "encoder", pivot),
+        "decoder": k_of(selection.k, parsed, "decoder", pivot),
+    }
+
+
+def _chosen(selection: ActivationMasks, direction: str, pivot: str | None) -> dict[str, str]:
+    """What the metadata say of a selection by activity: k, one number where both sides have the same."""
+    ks = _ks(selection, direction, pivot)
     k = repr(ks["encoder"]) if ks["encoder"] == ks["decoder"] else canonical_json(ks)
-    return layers, {"k": k, "tie_break": selection.tie_break}
+    return {"k": k, "tie_break": selection.tie_break}
 
 
 def _by_activation(spec: MaskSpec, selection: ActivationMasks, origins: Origins) -> dict[str, LayerMasks]:

@@ -80,8 +80,13 @@ class Resources:
         return 1 if self.launcher == "srun" else self.processes(micro_batches)
 
 
-def update_frequency(micro_batches: int, processes: int) -> int:
+def update_frequency(micro_batches: int, processes: int, who: str | None = None) -> int:
     """Return how many micro-batches a process accumulates for all to make ``micro_batches`` together.
+
+    Args:
+        micro_batches: of an update.
+        processes: that share them.
+        who: the system or selection that is trained, for the message.
 
     Raises:
         TrainingError: the processes do not divide the micro-batches, so that the global batch cannot be kept.
@@ -90,7 +95,7 @@ def update_frequency(micro_batches: int, processes: int) -> int:
         fitting = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
         raise TrainingError(
             f"an update of {micro_batches} micro-batches cannot be shared equally by {processes} GPUs",
-            where="training.micro_batches",
+            where="training.micro_batches" + (f" of {who}" if who else ""),
             cause="the batch of an update decides the result, so it is never changed to fit the machine",
             hint=f"give the training {_either(fitting)} GPUs in the profile, or set training.micro_batches"
             f" to a multiple of {processes}",

@@ -21,6 +21,7 @@ from neuron_specialization.config import (
     parse_spec,
     recipe_of,
 )
+from neuron_specialization.config.advice import advice
 from neuron_specialization.config.comparisons import unequal_training
 from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
 from neuron_specialization.errors import ConfigError
@@ -82,6 +83,11 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
         ({"languages": ["en", "de; rm -rf ~", "es", "ru"]}, ["languages.1"]),
         ({"experiment": "a/b"}, ["experiment"]),
         ({"experiment": ".."}, ["experiment"]),
+        ({"experiment": "my run"}, ["experiment: 'my run' is not a name", "perhaps 'my_run'"]),
+        ({"experiment": 2024}, ["experiment: YAML reads it as a number (2024)", 'e.g. "2024"']),
+        ({"languages": ["en", "de", False]}, ["languages.2: YAML reads no", 'in quotes, e.g. "no"']),
+        ({"pivot": False}, ["pivot: YAML reads no"]),
+        ({"masks": {95: {"k": 95}}}, ["masks.95", "in quotes"]),
         ({"pivot": "fr"}, ["pivot 'fr' is not among languages"]),
         ({"directions": []}, ["directions: is empty"]),
         ({"directions": ["en-de", "en-de"]}, ["directions: en-de is listed twice"]),
@@ -420,3 +426,21 @@ def test_twice_the_width_goes_on_as_documented() -> None:
     assert wide.training_of("baseline") == comparison.training_of("baseline").model_copy(
         update={"max_updates": 2000, "lr": 1.5e-3, "validate_every": 1000, "save_every": 1000}
     )
+
+
+@pytest.mark.parametrize(
+    ("k", "told"),
+    [
+        (95, []),
+        (1.01, []),
+        (
+            0.95,
+            ["masks.k95.k is 0.95, in percent: next to no neuron is kept; if a share was meant, write 95"],
+        ),
+        ({"from_pivot": 90, "to_pivot": {"encoder": 95, "decoder": 0.8}}, ["masks.k95.k.to_pivot.decoder"]),
+    ],
+)
+def test_a_share_in_the_place_of_percent_is_told(k: Any, told: list[str]) -> None:
+    found = advice(parsed(masks={"k95": {"k": k}, "unused": {"k": 0.5}}))
+    assert len(found) == len(told)
+    assert all(text in line for text, line in zip(told, found, strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuron_specialization.config import load_config
-from neuron_specialization.corpora.local import read_local
+from neuron_specialization.corpora.local import check_local, read_local
 from neuron_specialization.corpora.spec import corpus_spec_of
 from neuron_specialization.errors import CorpusError
 from tests.fakes.corpora import local_files, write_text
@@ -101,6 +101,19 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     assert "set corpus.path" in refusal(tmp_path / "nowhere")
+
+
+def test_the_check_by_names_reads_nothing_where_all_are_there(tmp_path: Path) -> None:
+    files = local_files()
+    files["train.de-en.de"].pop()
+    write_text(tmp_path, files)
+    check_local(tmp_path, PAIRS, names_alone=True)
+    with pytest.raises(CorpusError, match="has no counterpart"):
+        check_local(tmp_path, PAIRS)
+    # all is told at once where it is refused anyway
+    (tmp_path / "test.en-ru.ru").unlink()
+    with pytest.raises(CorpusError, match=r"(?s)has no counterpart.*test\.en-ru\.ru is missing"):
+        check_local(tmp_path, PAIRS, names_alone=True)
 
 
 def test_the_example_configuration_is_valid(repository: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from neuron_specialization import mask_making
 from neuron_specialization import mask_methods as methods
 from neuron_specialization.activations import Counts, read_activations, write_activations
 from neuron_specialization.checkpoints import Checkpoint, plain_state, write_model
@@ -20,7 +21,7 @@ from neuron_specialization.cli import main
 from neuron_specialization.config import MaskSpec, parse_spec
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.files import sha256_of
-from neuron_specialization.mask_making import Origins, make_masks
+from neuron_specialization.mask_making import SETTINGS, Origins, recorded_settings
 from neuron_specialization.masks import LayerMasks, read_masks, select, write_masks
 from tests.fakes.models import SMALL, random_parameters
 
@@ -171,6 +172,15 @@ def activations(tmp_path: Path) -> Path:
 def spec(selection: dict[str, Any], **values: Any) -> MaskSpec:
     given = {"selection": selection, "directions": DIRECTIONS, "pivot": "en", **values}
     return parse_spec(MaskSpec, json.dumps(given))
+
+
+def make_masks(spec: MaskSpec, origins: Origins) -> dict[str, LayerMasks]:
+    """Make them, and hold what their metadata say of settings against what is expected of such masks."""
+    made = mask_making.make_masks(spec, origins)
+    for name, masks in made.items():
+        told = {key: value for key, value in masks.metadata.items() if key in SETTINGS}
+        assert told == recorded_settings(spec, name)
+    return made
 
 
 @pytest.fixture

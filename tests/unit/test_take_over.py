@@ -11,8 +11,10 @@ import pytest
 
 from neuron_specialization.binarize import write_mmap
 from neuron_specialization.corpora.take_over import (
+    content_of,
     find_data_bin,
     fingerprint_of,
+    index_files,
     take_over,
 )
 from neuron_specialization.corpora.take_over import (
@@ -189,6 +191,20 @@ def test_both_orders_of_a_pair(source: Path, output: Path) -> None:
     write_text(source, "test", "de-en", "de", [[4, 2], [5, 5, 2]])
     with pytest.raises(CorpusError, match="de-en and en-de are both there and differ"):
         call(source, output)
+
+
+def test_index_files_are_those_in_use(source: Path) -> None:
+    found = index_files(source, languages=["en", "de"], pairs=["de-en"], splits=["train", "other"])
+    names = ["dict.en.txt", "dict.de.txt", "train.en-de.de.idx", "train.en-de.en.idx"]
+    assert [path.name for path in found] == names
+
+
+def test_content_is_told_apart(source: Path) -> None:
+    names = sorted(path.name for path in source.iterdir())
+    before = content_of(source, names)
+    assert before["files"] == len(names)
+    (source / names[0]).write_text("other", encoding="utf-8")
+    assert content_of(source, names)["sha256"] != before["sha256"]
 
 
 def test_only_the_splits_asked_for(source: Path, output: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization.corpora.testsets import prepare_testset
+from neuron_specialization.corpora.testsets import prepare_testset, source_files
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
 from neuron_specialization.files import read_lines, sha256_of
@@ -108,3 +108,14 @@ def test_published_flores_text(tmp_path: Path) -> None:
     manifest = prepare_testset("folder", folder, ["test"], directions, tmp_path)
     assert manifest["segments"] == 2009 and len(manifest["pairs"]) == 30
     assert read_lines(tmp_path / "de-en.de") == read_lines(folder / "test.de.gz")
+
+
+def test_source_files_are_those_that_are_read(tmp_path: Path) -> None:
+    root = flores(tmp_path / "outer" / "flores200_dataset")
+    directions = [Direction.parse("de-en")]
+    for folder in (root, root.parent):
+        found = source_files("flores200", folder, ["devtest"], directions)
+        assert found == [root / "devtest/deu_Latn.devtest", root / "devtest/eng_Latn.devtest"]
+    archive = tmp_path / "flores.tar"
+    assert source_files("flores200", archive, ["devtest"], directions) == [archive]
+    assert source_files("folder", root, [], directions) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,15 +47,16 @@ def text(tmp_path: Path) -> Path:
     return folder
 
 
-def run(folder: Path, text: Path) -> Result:
+def run(folder: Path, text: Path, *arguments: str, **changes: Any) -> Result:
     overrides = {
         "experiment": "mine",
         "languages": ["en", "de"],
         "corpus": {"path": str(text)},
         "vocabulary": {"size": 36},
+        **changes,
     }
     workflow = Workflow(folder, config=REPOSITORY / "configs/local.yaml")
-    return workflow.run("--", "data", overrides=overrides)
+    return workflow.run(*arguments, "--", "data", overrides=overrides)
 
 
 def test_own_text_becomes_a_corpus(tmp_path: Path, text: Path) -> None:
@@ -92,6 +94,25 @@ def test_bad_text_is_refused_with_file_and_line(tmp_path: Path, text: Path) -> N
     assert "301" in done.output
     assert "Traceback" not in done.output
     assert not (tmp_path / "results/mine/corpus/manifest.json").exists()
+
+
+def test_text_that_is_refused_costs_nothing_that_was_made(tmp_path: Path, text: Path) -> None:
+    """Snakemake removes the files of a job before it runs it again, and the job would refuse its text."""
+    assert run(tmp_path, text).status == 0
+    results = tmp_path / "results/mine"
+    made = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    with (text / "train.de-en.de").open("a", encoding="utf-8") as handle:
+        handle.write("one line too many\n")
+    refused = run(tmp_path, text)
+    assert refused.status != 0 and "line 301 has no counterpart" in refused.output
+    misspelt = run(tmp_path, text, languages=["en", "de", "xx"])
+    assert misspelt.status != 0 and "train.en-xx.en and train.en-xx.xx are missing" in misspelt.output
+    text.rename(tmp_path / "moved")
+    for arguments in ((), ("--dry-run",)):
+        gone = run(tmp_path, text, *arguments)
+        assert gone.status != 0 and "the folder of local text is missing" in gone.output
+        assert "Traceback" not in gone.output
+    assert made == {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,8 @@ def smoke(tmp_path: Path) -> Workflow:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     config = load_config(REPOSITORY / name)
+    if config.corpus.source == "local":
+        write_own_text(tmp_path / str(config.corpus.path), config.pairs())
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     plan = Workflow(tmp_path, config=REPOSITORY / name).plan()
     seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
@@ -48,6 +52,15 @@ def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     assert plan.jobs["tables"] == 1
     # of the processor: a busy machine is no failure
     assert seconds < 10
+
+
+def write_own_text(folder: Path, pairs: list[str]) -> None:
+    """The files of a local corpus, a line each."""
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        for pair in pairs:
+            for code in pair.split("-"):
+                (folder / f"{name}.{pair}.{code}").write_text("x\n", encoding="utf-8")
 
 
 def test_the_plan_says_what_would_train(demo: Workflow) -> None:
@@ -83,6 +96,22 @@ def test_a_target_outside_the_configuration_is_refused(demo: Workflow) -> None:
     plan = demo.plan("--", "results/demo/scores/ns/heldout/de-fr.json")
     assert plan.status != 0
     assert "MissingRuleException" in plan.output
+
+
+def test_commands_on_the_report_page_can_be_pasted(tmp_path: Path) -> None:
+    """What the page's commands begin with, once the workflow is read."""
+    config = tmp_path / "my own.yaml"
+    shutil.copy(REPOSITORY / "configs/smoke.yaml", config)
+    script = (
+        "import os, sys; from pathlib import Path; from snakemake.api import SnakemakeApi;"
+        " from snakemake.settings.types import ConfigSettings, ResourceSettings\n"
+        "with SnakemakeApi() as api: api.workflow(resource_settings=ResourceSettings(cores=1),"
+        " config_settings=ConfigSettings(configfiles=[Path(sys.argv[2])]), snakefile=Path(sys.argv[1]))"
+        "._workflow; print(os.environ['NEURON_SPECIALIZATION_COMMAND'])"
+    )
+    command = [sys.executable, "-c", script, str(REPOSITORY / "Snakefile"), str(config)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shlex.split(done.stdout) == ["snakemake", "--cores", "all", "--configfile", "my own.yaml"]
 
 
 def test_systems_without_masks_count_no_activations(smoke: Workflow, tmp_path: Path) -> None:
@@ -130,6 +159,7 @@ def test_training_goes_on_from_its_baseline_under_its_masks(smoke: Workflow) -> 
 
 def test_testsets(smoke: Workflow, tmp_path: Path) -> None:
     folder = tmp_path / "my tests"
+    folder.mkdir()
     testsets = {
         "mine": {"source": "folder", "path": str(folder), "splits": ["dev"]},
         "flores200": {"source": "flores200"},
@@ -154,10 +184,7 @@ def test_downloads_look_into_a_mirror_first_if_there_is_one(smoke: Workflow) -> 
 
 def test_local_text(tmp_path: Path) -> None:
     text = tmp_path / "my-text"
-    text.mkdir()
-    for split in ("train", "valid", "test"):
-        for code in ("de", "en"):
-            (text / f"{split}.en-de.{code}").write_text("x\n", encoding="utf-8")
+    write_own_text(text, ["en-de"])
     (text / "notes.txt").write_text("not text of a pair", encoding="utf-8")
     overrides = {"languages": ["en", "de"], "corpus": {"path": str(text)}}
     workflow = Workflow(tmp_path, config=REPOSITORY / "configs/local.yaml")
@@ -193,6 +220,12 @@ def test_bad_configurations_are_refused(smoke: Workflow, overrides: dict[str, An
     assert not (smoke.folder / "results").exists()
 
 
+def test_a_likely_slip_is_told_and_not_refused(smoke: Workflow) -> None:
+    plan = smoke.plan(overrides={"masks": {"k95": {"k": 0.95}}})
+    assert plan.status == 0
+    assert "warning: masks.k95.k is 0.95, in percent" in plan.output
+
+
 def test_several_problems_are_told_at_once(smoke: Workflow) -> None:
     plan = smoke.plan(overrides={"trainning": {}, "model": {"d_modell": 8}, "seed": -1})
     for told in ("trainning", "model.d_modell", "seed"):
@@ -220,7 +253,8 @@ def test_the_default_profile_uses_no_gpu_and_all_cores(demo: Workflow) -> None:
 def test_the_gpu_profile_gives_trainings_gpus(demo: Workflow) -> None:
     demo.profile = "gpu"
     given = ("--set-resources", "train_baseline:gpu=4", "train_specialised:gpu=1", "activations:gpu=1")
-    plan = demo.plan("--verbose", "--printshellcmds", "--resources", "gpu=4", *given)
+    overrides = {"training": {"micro_batches": 4}}
+    plan = demo.plan("--verbose", "--printshellcmds", "--resources", "gpu=4", *given, overrides=overrides)
     shown = resources_of(plan)
     assert "gpu=4" in shown["train_baseline"] and "gpu=1" in shown["train_specialised"]
     assert "gpu=0" in shown["translate"]
@@ -241,6 +275,19 @@ def test_a_job_that_would_be_given_fewer_gpus_is_refused(demo: Workflow) -> None
     assert "train_baseline asks for 2 GPUs; this run may use 1" in refused.output
     assert "next: where the machine has as many: --resources gpu=2" in refused.output
     assert "Traceback" not in refused.output
+
+
+def test_gpus_that_cannot_share_an_update_are_refused_before_anything_queues(demo: Workflow) -> None:
+    demo.profile = "gpu"
+    given = ("--resources", "gpu=4", "--set-resources", "train_baseline:gpu=2", "train_specialised:gpu=4")
+    # an update of the demonstration is two micro-batches
+    refused = demo.plan(*given)
+    assert refused.status != 0
+    assert "2 micro-batches cannot be shared equally by 4 GPUs" in refused.output
+    assert "where: training.micro_batches of continued" in refused.output
+    assert "Traceback" not in refused.output
+    overrides = {"finetuning": {"micro_batches": 4}}
+    assert demo.plan(*given, overrides=overrides).jobs["train_specialised"] == 2
 
 
 def test_a_run_that_wants_gpus_stops_before_its_first_job_where_there_is_none(demo: Workflow) -> None:

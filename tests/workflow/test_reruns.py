@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from neuron_specialization.config import load_config, recipe_of
 from tests.conftest import REPOSITORY
 from tests.workflow.runner import Workflow
 
@@ -75,7 +77,8 @@ def test_cosmetic_edits_of_the_rules_run_nothing(
     rule_files = sorted((finished.root / "rules").rglob("*.smk"))
     for path in rule_files:
         text = path.read_text(encoding="utf-8")
-        without_rules = path.name in ("common.smk", "devices.smk") or path.parent.name == "inputs"
+        without_rules = path.name in ("common.smk", "devices.smk", "checks.smk")
+        without_rules |= path.parent.name == "inputs"
         assert without_rules != ("python -m" in text)
         # a comment, another docstring, and more space in the command
         text = text.replace("python -m neuron_specialization", "python  -m neuron_specialization")
@@ -203,3 +206,43 @@ def test_a_lost_model_is_made_again_without_new_data(finished: Workflow) -> None
     (finished.folder / R / "training/ns/model.json").unlink()
     jobs = finished.plan(f"{R}/training/ns/model.json").jobs
     assert jobs == Counter(train_specialised=1)
+
+
+def with_a_summary(workflow: Workflow) -> None:
+    """Give ``ns`` a summary that tells its recipe; the others keep their dummies, which tell nothing."""
+    recipe = recipe_of(load_config(REPOSITORY / "configs/smoke.yaml"), "ns")
+    summary = workflow.folder / R / "training/ns/model.json"
+    summary.write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}), encoding="utf-8")
+    assert workflow.run("--touch", "--forceall").status == 0
+
+
+OTHER_RATE = {"finetuning": {"lr": 2e-3}}
+MADE_OTHERWISE = f"  - {R}/training/ns/model.json: training.lr: 0.001 → 0.002"
+
+
+def test_results_of_other_settings_are_named_where_snakemake_has_no_record_of_them(
+    finished: Workflow,
+) -> None:
+    with_a_summary(finished)
+    shutil.rmtree(finished.folder / ".snakemake")
+    plan = finished.plan()
+    assert plan.nothing_to_do and "made with other settings" not in plan.output
+    plan = finished.plan(overrides=OTHER_RATE)
+    assert plan.nothing_to_do and MADE_OTHERWISE in plan.output
+    # the command that is named makes it again, with what follows
+    forced = re.search(r"add to the command: (--forcerun .*)$", plan.output, re.M)
+    assert forced
+    assert finished.plan(*forced[1].split(), overrides=OTHER_RATE).jobs["train_specialised"] == 1
+    # a page that would state the new settings is not made
+    refused = finished.run("--forcerun", "page", overrides=OTHER_RATE)
+    assert refused.status != 0 and "Job 0" not in refused.output
+    assert refused.output.count(MADE_OTHERWISE) == 2
+    assert (finished.folder / R / "report.html").is_file()
+
+
+def test_results_of_other_settings_that_are_made_again_are_no_error(finished: Workflow) -> None:
+    with_a_summary(finished)
+    assert finished.plan(overrides=OTHER_RATE).jobs["train_specialised"] == 2
+    done = finished.run(overrides=OTHER_RATE)
+    # its dummy input is no corpus: but it was started
+    assert done.status != 0 and any(message.startswith("Train ns") for message in done.messages())

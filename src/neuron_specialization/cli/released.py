@@ -17,11 +17,16 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--max-gigabytes", type=click.IntRange(1), default=64, show_default=True, help="Refused beyond."
 )
-def unpack(archive: Path, output: Path, max_gigabytes: int) -> None:
+@click.option("--content", type=PATH, help="JSON file that gets a checksum of what was unpacked.")
+def unpack(archive: Path, output: Path, max_gigabytes: int, content: Path | None) -> None:
     """Unpack an archive safely: nothing outside the folder, no devices, no bombs, whole or not at all."""
     from neuron_specialization.corpora.archives import safe_extract
+    from neuron_specialization.corpora.take_over import content_of
+    from neuron_specialization.files import write_json
 
     files = safe_extract(archive, output, max_bytes=max_gigabytes * 10**9)
+    if content is not None:
+        write_json(content, content_of(output, files))
     click.echo(f"{len(files)} files in {output}")
 
 

@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from neuron_specialization.corpora.catalogue import catalogue
 from neuron_specialization.directions import LANGUAGE_PATTERN
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=64)]
-LanguageCode = Annotated[str, Field(pattern=rf"^{LANGUAGE_PATTERN}$")]
+
+def _as_written(value: Any) -> Any:
+    """Refuse what YAML makes of words without quotes: how they were written can no longer be told."""
+    if isinstance(value, bool):
+        words, example = ("yes, on and true", "yes") if value else ("no, off and false", "no")
+        raise ValueError(
+            f'YAML reads {words} as {str(value).lower()}: write the word in quotes, e.g. "{example}"'
+        )
+    if isinstance(value, int | float):
+        raise ValueError(f'YAML reads it as a number ({value}): write it in quotes, e.g. "{value}"')
+    return value
+
+
+def _is_name(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(_NAME, value):
+        allowed = re.sub("[^A-Za-z0-9_.]+", "_", value).lstrip("_.")
+        suggestion = f"; perhaps {allowed!r}" if re.fullmatch(_NAME, allowed) else ""
+        raise ValueError(
+            f"{value!r} is not a name: letters, digits, _ and ., a letter or digit first{suggestion}"
+        )
+    return value
+
+
+_NAME = "[A-Za-z0-9][A-Za-z0-9_.]*"
+Name = Annotated[str, BeforeValidator(_is_name), BeforeValidator(_as_written), Field(max_length=64)]
+LanguageCode = Annotated[str, BeforeValidator(_as_written), Field(pattern=rf"^{LANGUAGE_PATTERN}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]

@@ -6,7 +6,7 @@ Everything is read and checked before anything is written, and all that is wrong
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,7 +41,48 @@ def read_local(folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str
         CorpusError: listing every file that is missing, misaligned, empty or not UTF-8, and every empty
             line in valid or test, with file and line.
     """
+    text = LocalText()
+    for split, pair, segments in _read(Path(folder), pairs, heldout_pairs):
+        text.splits[split][pair] = segments
+    return text
+
+
+def check_local(
+    folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str] = (), *, names_alone: bool = False
+) -> None:
+    """Refuse what ``read_local`` would refuse; no more than a pair is in memory at a time.
+
+    Args:
+        folder: see read_local.
+        pairs: see read_local.
+        heldout_pairs: see read_local.
+        names_alone: read nothing where every file is there.
+
+    Raises:
+        CorpusError: see read_local.
+    """
     folder = Path(folder)
+    if names_alone and folder.is_dir():
+        problems: list[str] = []
+        for name, _, pair in _wanted(pairs, heldout_pairs):
+            _paths(folder, name, pair, problems)
+        if not problems:
+            return
+    for _ in _read(folder, pairs, heldout_pairs):
+        pass
+
+
+def _wanted(pairs: list[str], heldout_pairs: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Name in the folder, split, pair."""
+    for name, split in LOCAL_SPLITS.items():
+        for pair in [*pairs, *(heldout_pairs if split == "heldout" else ())]:
+            yield name, split, pair
+
+
+def _read(
+    folder: Path, pairs: list[str], heldout_pairs: Sequence[str]
+) -> Iterator[tuple[str, str, Segments]]:
+    """Split, pair and segments, one pair after another; what is wrong is raised when all are read."""
     if not folder.is_dir():
         raise CorpusError(
             "the folder of local text is missing",
@@ -49,13 +90,11 @@ def read_local(folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str
             hint="set corpus.path to your folder",
         )
     problems: list[str] = []
-    text = LocalText()
-    for name, split in LOCAL_SPLITS.items():
-        for pair in [*pairs, *(heldout_pairs if split == "heldout" else ())]:
-            segments = _read_pair(folder, name, pair, problems)
-            if segments is not None and split != "train":
-                segments = [(normalise(a), normalise(b)) for a, b in segments]
-            text.splits[split][pair] = segments or []
+    for name, split, pair in _wanted(pairs, heldout_pairs):
+        segments = _read_pair(folder, name, pair, problems)
+        if segments is not None and split != "train":
+            segments = [(normalise(a), normalise(b)) for a, b in segments]
+        yield split, pair, segments or []
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise CorpusError(
@@ -65,16 +104,22 @@ def read_local(folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str
             "languages, line by line parallel, UTF-8"
             + (f"; {', '.join(heldout_pairs)} (zero_shot:) only test.…" if heldout_pairs else ""),
         )
-    return text
 
 
-def _read_pair(folder: Path, name: str, pair: str, problems: list[str]) -> Segments | None:
+def _paths(folder: Path, name: str, pair: str, problems: list[str]) -> list[Path] | None:
+    """The files of a pair that are there; None where there is none, or too many."""
     languages = pair_languages(pair)
     stem = _stem(folder, name, languages, problems)
     if stem is None:
         return None
+    return [path for path in (_find(folder, f"{stem}.{code}", problems) for code in languages) if path]
+
+
+def _read_pair(folder: Path, name: str, pair: str, problems: list[str]) -> Segments | None:
+    paths = _paths(folder, name, pair, problems)
+    if paths is None:
+        return None
     sides: list[list[str]] = []
-    paths = [path for path in (_find(folder, f"{stem}.{code}", problems) for code in languages) if path]
     for path in paths:
         try:
             lines = read_lines(path)

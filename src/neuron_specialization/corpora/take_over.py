@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from neuron_specialization.data_bin import Sentences, read_parallel
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError
 from neuron_specialization.fairseq_format import EOS, SPECIAL, UNK
-from neuron_specialization.files import atomic_path, sha256_of, write_json, write_lines
+from neuron_specialization.files import atomic_path, hash_of, sha256_of, write_json, write_lines
 from neuron_specialization.translation import join_pieces
 
 # Of larger files only samples are hashed: EC30's text is some 10 GB, and is named again at every training.
@@ -98,6 +99,23 @@ def _shards(root: Path) -> list[Path]:
     return [root / f"shard{number}" for number in numbers]
 
 
+@dataclass(frozen=True)
+class CheckedDataBin:
+    """A data-bin that can be taken over.
+
+    Attributes:
+        links: name in the experiment → file.
+        dictionary: that of all languages.
+        vocabulary_size: its entries.
+        counts: split → pair → segments, tokens and longest segment.
+    """
+
+    links: dict[str, Path]
+    dictionary: Path
+    vocabulary_size: int
+    counts: dict[str, dict[str, Any]]
+
+
 def take_over(
     source: str | Path,
     output: str | Path,
@@ -127,7 +145,36 @@ def take_over(
     Raises:
         CorpusError: listing all that is missing, damaged, misaligned or does not fit the dictionary.
     """
-    folders, output = find_data_bin(source), Path(output)
+    checked = check_data_bin(source, languages=languages, pairs=pairs, shards=shards, splits=splits)
+    links, output = checked.links, Path(output)
+    for name, path in links.items():
+        _link(output / name, path)
+    fingerprints = {name: fingerprint_of(output / name) for name in sorted(links)}
+    remove_former(output, keep=fingerprints)
+    if vocabulary is not None:
+        _write_vocabulary(Path(vocabulary), checked.dictionary, segmentation)
+    manifest = {
+        "source": "data-bin",
+        "languages": list(languages),
+        "pairs": list(pairs),
+        "shards": shards,
+        "vocabulary_size": checked.vocabulary_size,
+        "splits": checked.counts,
+        "files": fingerprints,
+    }
+    write_json(output / MANIFEST, manifest)
+    return manifest
+
+
+def check_data_bin(
+    source: str | Path, *, languages: Sequence[str], pairs: Sequence[str], shards: int, splits: Sequence[str]
+) -> CheckedDataBin:
+    """Check a data-bin, without writing anything; the arguments are those of ``take_over``.
+
+    Raises:
+        CorpusError: see take_over.
+    """
+    folders = find_data_bin(source)
     if len(folders) != shards:
         raise CorpusError(
             f"the data-bin has {len(folders)} shards, the configuration says {shards}",
@@ -154,23 +201,31 @@ def take_over(
                     _add(counts[split].setdefault(pair, {}), numbers)
     if problems:
         raise _incomplete(folders, problems)
-    for name, path in links.items():
-        _link(output / name, path)
-    fingerprints = {name: fingerprint_of(output / name) for name in sorted(links)}
-    remove_former(output, keep=fingerprints)
-    if vocabulary is not None:
-        _write_vocabulary(Path(vocabulary), dictionary, segmentation)
-    manifest = {
-        "source": "data-bin",
-        "languages": list(languages),
-        "pairs": list(pairs),
-        "shards": shards,
-        "vocabulary_size": size,
-        "splits": counts,
-        "files": fingerprints,
-    }
-    write_json(output / MANIFEST, manifest)
-    return manifest
+    return CheckedDataBin(links, dictionary, size, counts)
+
+
+def index_files(
+    source: str | Path, *, languages: Sequence[str], pairs: Sequence[str], splits: Sequence[str]
+) -> list[Path]:
+    """Return the small files that tell one version of a data-bin from another: dictionaries and indices.
+
+    An index holds the length of every sentence. The arguments are those of ``take_over``.
+    """
+    found = []
+    for folder in find_data_bin(source):
+        found += [folder / f"dict.{code}.txt" for code in languages]
+        for pair in pairs:
+            codes = pair_languages(pair)
+            for order in ("-".join(codes), "-".join(reversed(codes))):
+                found += [folder / f"{split}.{order}.{code}.idx" for split in splits for code in codes]
+    return [path for path in found if path.is_file()]
+
+
+def content_of(folder: str | Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return how many files of a folder there are, and a checksum of their names and content."""
+    folder = Path(folder)
+    prints = {name: fingerprint_of(folder / name) for name in names if (folder / name).is_file()}
+    return {"files": len(prints), "sha256": hash_of(prints)}
 
 
 def _incomplete(folders: Sequence[Path], problems: Sequence[str]) -> CorpusError:

@@ -59,26 +59,9 @@ def prepare_testset(
         with unfinished_folder(output / "unpacked") as folder:
             safe_extract(root, folder / "text", max_bytes=_MAX_UNPACKED)
             return prepare_testset(source, folder / "text", splits, directions, output)
-    if not root.is_dir():
-        raise CorpusError("the test set's folder is missing", where=root.absolute(), hint="check the path")
     wanted = list(directions)
-    if not wanted or not splits:
-        raise CorpusError("a test set needs at least one direction and one split", where=root)
-    languages = list(dict.fromkeys(code for each in wanted for code in (each.source, each.target)))
-    names = _flores_names if source == "flores200" else _folder_names
-    if source == "flores200" and not (root / splits[0]).is_dir() and (root / "flores200_dataset").is_dir():
-        root = root / "flores200_dataset"
-    problems: list[str] = []
-    text: dict[str, list[str]] = {code: [] for code in languages}
-    for split in splits:
-        for code, lines in _read_split(root, split, languages, names, problems).items():
-            text[code].extend(lines)
-    if problems:
-        raise CorpusError(
-            "the test set is not complete:\n" + "\n".join(f"  - {problem}" for problem in problems),
-            where=root.absolute(),
-            hint="add the files, or take the languages or the test set out of the configuration",
-        )
+    languages = _languages(wanted)
+    text = _read_folder(source, root, splits, languages)
     files: dict[str, str] = {}
     pairs = list(dict.fromkeys(direction.pair for direction in wanted))
     for pair in pairs:
@@ -96,6 +79,73 @@ def prepare_testset(
     }
     write_json(output / MANIFEST, manifest)
     return manifest
+
+
+def check_testset(
+    source: TestsetSource, path: str | Path, splits: list[str], directions: Iterable[Direction]
+) -> None:
+    """Refuse what ``prepare_testset`` would refuse; nothing is written. An archive is not unpacked for it.
+
+    Raises:
+        CorpusError: see prepare_testset.
+    """
+    if not Path(path).is_file():
+        _read_folder(source, Path(path), splits, _languages(directions))
+
+
+def source_files(
+    source: TestsetSource, path: str | Path, splits: list[str], directions: Iterable[Direction]
+) -> list[Path]:
+    """Return the files that a test set is made of, as far as they are there: an archive is one itself."""
+    root = Path(path)
+    if not root.is_dir():
+        return [root]
+    root, names = _layout(source, root, splits)
+    languages = _languages(directions)
+    return [file for split in splits for code in languages for file in _present(root, names(split, code))]
+
+
+def _languages(directions: Iterable[Direction]) -> list[str]:
+    return list(dict.fromkeys(code for each in directions for code in (each.source, each.target)))
+
+
+def _layout(
+    source: TestsetSource, root: Path, splits: list[str]
+) -> tuple[Path, Callable[[str, str], list[str]]]:
+    """Where the files of a test set's folder are, and what they may be called."""
+    if source != "flores200":
+        return root, _folder_names
+    inner = root / "flores200_dataset"
+    outside = any((root / split).is_dir() for split in splits) or not inner.is_dir()
+    return (root if outside else inner), _flores_names
+
+
+def _present(root: Path, names: list[str]) -> list[Path]:
+    paths = [root / f"{name}{end}" for name in names for end in ("", ".gz")]
+    return [path for path in paths if path.is_file()]
+
+
+def _read_folder(
+    source: TestsetSource, root: Path, splits: list[str], languages: list[str]
+) -> dict[str, list[str]]:
+    """Read and check the splits, one after another, in every language."""
+    if not root.is_dir():
+        raise CorpusError("the test set's folder is missing", where=root.absolute(), hint="check the path")
+    if not languages or not splits:
+        raise CorpusError("a test set needs at least one direction and one split", where=root)
+    problems: list[str] = []
+    text: dict[str, list[str]] = {code: [] for code in languages}
+    root, names = _layout(source, root, splits)
+    for split in splits:
+        for code, lines in _read_split(root, split, languages, names, problems).items():
+            text[code].extend(lines)
+    if problems:
+        raise CorpusError(
+            "the test set is not complete:\n" + "\n".join(f"  - {problem}" for problem in problems),
+            where=root.absolute(),
+            hint="add the files, or take the languages or the test set out of the configuration",
+        )
+    return text
 
 
 def _codes(language: str) -> list[str]:
@@ -123,12 +173,7 @@ def _read_split(
     text: dict[str, list[str]] = {}
     for code in languages:
         candidates = names(split, code)
-        found = [
-            root / f"{name}{end}"
-            for name in candidates
-            for end in ("", ".gz")
-            if (root / f"{name}{end}").is_file()
-        ]
+        found = _present(root, candidates)
         if not found:
             problems.append(f"{code}: {' or '.join(candidates)} is missing")
         elif len(found) > 1:
