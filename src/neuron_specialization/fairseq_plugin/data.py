@@ -162,7 +162,11 @@ class PackedPairs(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> Any:
-        """fairseq's batching, per direction when batches hold one direction only."""
+        """fairseq's batching, per direction when batches hold one direction only.
+
+        fairseq leaves out a last batch that is no multiple. Per direction that would be up to seven of the
+        longest segments of each, and all of a direction with fewer: here it is one more batch.
+        """
         if not self.single_direction:
             return super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple)
         indices = np.asarray(indices)
@@ -174,11 +178,10 @@ class PackedPairs(FairseqDataset):
             # A batch is as full as its longest side lets it be. fairseq sorts by source length; among
             # the few sentences of one direction, neighbours then differ much in target length.
             chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-            batches.extend(
-                super().batch_by_size(
-                    indices[chosen], max_tokens, max_sentences, required_batch_size_multiple
-                )
-            )
+            ordered = indices[chosen]
+            made = super().batch_by_size(ordered, max_tokens, max_sentences, required_batch_size_multiple)
+            rest = ordered[sum(map(len, made)) :]
+            batches.extend([*made, rest] if len(rest) else made)
         return batches
 
     def _padded_lengths(self, indices: Ints) -> Ints:

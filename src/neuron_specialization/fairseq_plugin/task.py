@@ -63,6 +63,20 @@ class NeuronSpecializationTask(Safeguards, TranslationMultiSimpleEpochTask):
                 hint="binarise it with `--dataset-impl mmap` and use source and target tags",
             )
 
+    def get_batch_iterator(
+        self, dataset: Any, *args: Any, required_batch_size_multiple: int = 1, **kwargs: Any
+    ) -> Any:
+        """fairseq's batches; of validation text every segment, whatever multiple training batches hold.
+
+        With a multiple fairseq leaves out a last batch that is none: the longest segments. Losses of mixed
+        and single-direction batches would then be of different text.
+        """
+        if dataset is not self.datasets.get(getattr(self.args, "train_subset", "train")):
+            required_batch_size_multiple = 1
+        return super().get_batch_iterator(
+            dataset, *args, required_batch_size_multiple=required_batch_size_multiple, **kwargs
+        )
+
     def build_model(self, args: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; with ``--masks`` its masks are read from there, else from the checkpoint."""
         folder = getattr(self.args, "masks", None)
