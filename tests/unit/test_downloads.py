@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import random
 import socket
 import subprocess
@@ -440,6 +441,56 @@ def test_mirror_that_lacks_or_damages_the_file(
     run.output.unlink()
     server.script = [lambda handler: handler.answer(b"", status=404)]
     assert run(entry, server.url).read_bytes() == CONTENT
+
+
+OTHER = random.Random(8).randbytes(len(CONTENT))
+
+
+def unavailable(handler: Handler) -> None:
+    handler.answer(b"", status=503)
+
+
+@pytest.mark.parametrize("tag", ['"v1"', None])
+def test_what_a_mirror_began_is_not_continued_at_the_origin(
+    server: Server, entry: CatalogueEntry, run: Run, tag: str | None
+) -> None:
+    server.script = [lambda h: h.answer(OTHER, send=1_000_000, tag=tag), *[unavailable] * FAST.attempts]
+    server.otherwise = lambda h: h.answer(tag=tag)
+    assert run(entry, mirror=f"{server.url}/mirror").read_bytes() == CONTENT
+    asked = [path for path, headers in server.requests if path.startswith("/pub") and "Range" in headers]
+    assert asked == []
+    assert run.leftovers == ["thing.bin", "thing.bin.source.json"]
+
+
+def test_a_mirror_out_of_order_costs_nothing_of_what_the_origin_sent(
+    server: Server, entry: CatalogueEntry, run: Run
+) -> None:
+    part = run.output.with_name(".thing.bin.part")
+    part.parent.mkdir()
+    part.write_bytes(CONTENT[:1_000_000])
+    record = {"url": entry.url, "validator": '"v1"'}
+    part.with_name(".thing.bin.part.json").write_text(json.dumps(record))
+    server.script = [unavailable] * FAST.attempts
+    assert run(entry, mirror=f"{server.url}/mirror").read_bytes() == CONTENT
+    assert ranges_asked(server)[-1] == "bytes=1000000-"
+
+
+def test_a_continued_file_that_is_wrong_is_fetched_once_from_the_start(
+    server: Server, entry: CatalogueEntry, run: Run
+) -> None:
+    part = run.output.with_name(".thing.bin.part")
+    part.parent.mkdir()
+    part.write_bytes(OTHER[:1_000_000])
+    assert run(entry).read_bytes() == CONTENT
+    assert ranges_asked(server) == ["bytes=1000000-", None]
+    run.output.unlink()
+    source_record(run.output).unlink()
+    # once: a server that has another file is not asked for it again and again
+    part.write_bytes(OTHER[:1_000_000])
+    server.requests.clear()
+    server.otherwise = lambda h: h.answer(OTHER)
+    run.fails(entry, "wrong checksum")
+    assert ranges_asked(server) == ["bytes=1000000-", None]
 
 
 def test_mirror_and_origin_fail(server: Server, entry: CatalogueEntry, run: Run, tmp_path: Path) -> None:

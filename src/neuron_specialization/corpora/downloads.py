@@ -186,12 +186,19 @@ def _from_url(entry: CatalogueEntry, output: Path, url: str, report: Report, pat
         pinned=entry.sha256 is not None,
         report=report,
     )
-    download.run(patience)
-    try:
-        return _publish(entry, download.part, output, url, report)
-    finally:
-        # whole but wrong: resuming it would never come right
-        download.discard()
+    fresh = False
+    while True:
+        download.run(patience)
+        try:
+            return _publish(entry, download.part, output, url, report)
+        except DownloadError:
+            if fresh or not download.continued:
+                raise
+            report(f"{entry.file}: put together from several connections it is not the file; starting over")
+            fresh = True
+        finally:
+            # whole but wrong: resuming it would never come right
+            download.discard()
 
 
 def pip_command(requirements: Path, folder: Path) -> list[str]:

@@ -216,6 +216,8 @@ class HttpDownload:
         self.url, self.part, self.label = url, part, label
         self.expected_bytes, self.pinned, self.report = expected_bytes, pinned, report
         self.record = part.with_name(part.name + ".json")
+        # bytes of an earlier connection are part of the file: a wrong one may be their fault
+        self.continued = False
 
     def run(self, patience: Patience) -> None:
         """Download until the ``.part`` file is whole.
@@ -263,21 +265,22 @@ class HttpDownload:
         self.record.unlink(missing_ok=True)
 
     def _size(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
+        """How much there is to go on from: nothing of what came from another address (a mirror, say)."""
+        if not self.part.exists() or self._recorded("url") not in (None, self.url):
+            return 0
+        return self.part.stat().st_size
 
-    def _known_validator(self) -> str | None:
-        """The validator of the bytes in the part file, None where they cannot be continued safely."""
+    def _recorded(self, key: str) -> str | None:
+        """What the record says of the part file: its ``url``, or the ``validator`` of its version."""
         try:
-            record = json.loads(self.record.read_text(encoding="utf-8"))
-            if record["url"] == self.url and isinstance(record["validator"], str):
-                return str(record["validator"])
+            value = json.loads(self.record.read_text(encoding="utf-8"))[key]
         except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return None
+            return None
+        return value if isinstance(value, str) else None
 
     def _attempt(self, session: requests.Session, patience: Patience) -> None:
         have = self._size()
-        validator = self._known_validator()
+        validator = self._recorded("validator") if self._recorded("url") == self.url else None
         # With a checksum a wrong splice is found out; without one only the server can vouch for it.
         if have and validator is None and not self.pinned:
             self.discard()
@@ -289,6 +292,7 @@ class HttpDownload:
             status = response.status_code
             if status == 416:
                 if self.expected_bytes == have or response.headers.get("Content-Range") == f"bytes */{have}":
+                    self.continued = True
                     return
                 self.discard()
                 raise _TransientError("the server has not the rest of the file; starting over")
@@ -311,8 +315,12 @@ class HttpDownload:
                 if have:
                     self.report(f"{self.label}: the server does not continue; starting over")
                 have = 0
+            self.continued = have > 0
             if total is not None:
                 check_disk_space(self.part.parent, total - have, self.label)
+            if not have:
+                # first, so that a kill cannot leave other bytes under this record
+                self.part.unlink(missing_ok=True)
             write_json(self.record, {"url": self.url, "validator": _validator(response)})
             self._receive(response, have, total)
 
