@@ -35,6 +35,9 @@ def rows(count: int, languages: tuple[str, ...] = ("en", "de", "ru")) -> list[Ro
         "Turn on %s the %1$s light %(count)d",
         "Turn on the light {{ states('sensor.x') }}",
         "Turn on the light ${unit}",
+        "Turn on the light {count, number} {at, date, MMM d, yyyy} {0} {} {value:.2f} { name }",
+        "{count, plural, one {Turn on} other {the light}}",
+        "{a, select, on {Turn on {b, plural, offset:1 =0 {the {light}} other {light}}} other {}}",
     ],
 )
 def test_comparison_key_ignores_case_punctuation_digits_placeholders(variant: str) -> None:
@@ -43,7 +46,20 @@ def test_comparison_key_ignores_case_punctuation_digits_placeholders(variant: st
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("100 %", "50 %"), ("{name}", "{host}"), ("Turn on", "Turn off"), ("हिन्दी", "हन्द"), ("50 % d", "50 %")],
+    [
+        ("100 %", "50 %"),
+        ("{name}", "{host}"),
+        ("Turn on", "Turn off"),
+        ("हिन्दी", "हन्द"),
+        ("50 % d", "50 %"),
+        (
+            "{count, plural, one {# day left} other {# days left}}",
+            "{count, plural, one {# file} other {# files}}",
+        ),
+        ("{count, plural, one {day} other {days}}", "{count, plural, one {file} other {files}}"),
+        ("Press {the red one}", "Press {the blue one}"),
+        ("{n, plural, one {# day}", "{n, plural, one {# file}"),
+    ],
 )
 def test_comparison_key_keeps_different_text_apart(one: str, other: str) -> None:
     assert comparison_key(one) != comparison_key(other)
@@ -57,10 +73,25 @@ def test_comparison_key_keeps_different_text_apart(one: str, other: str) -> None
         ("1 2 3 4", 0),
         ("don't panic", 2),
         ("打开厨房的灯", 3),
+        ("{count, plural, one {# day left} other {# days left}}", 4),
+        ("{count, plural, one {# {name}} other {#}}", 0),
     ],
 )
 def test_content_words(text: str, words: int) -> None:
     assert content_words(text) == words
+
+
+@given(st.lists(st.sampled_from(["{n, plural,", " one ", " =0 ", "{", "}", "{name}", "#", "day", ", ", "$"])))
+def test_any_braces_are_read(parts: list[str]) -> None:
+    """However they are nested or cut off, and the words of text outside of braces are kept."""
+    text = "".join(parts)
+    assert comparison_key(text) and content_words(text) >= 0 if text else comparison_key(text) == ""
+    assert comparison_key(f"window {text}").startswith("window")
+
+
+def test_deeply_nested_messages_are_read() -> None:
+    depth = 20_000
+    assert comparison_key("{n,plural,one{" * depth + "day" + "}}" * depth) == "day"
 
 
 def test_chosen_sets_are_multi_parallel_sized_and_disjoint() -> None:

@@ -21,10 +21,19 @@ from neuron_specialization.text import count_words
 Row = dict[str, str]
 Segments = list[tuple[str, str]]
 
-# {name}, {{ template }}, ${name}, %(name)s, %1$s, %.2f, %name%, <b>
+# {name}, {name, type}, {name, type, style}, {name:.2f}, {{ template }}, ${name}, %(name)s, %1$s, %.2f, %name%,
+# <b>; other text in braces is text
 _PLACEHOLDER = re.compile(
-    r"\{\{[^{}]*\}\}|\$?\{[^{}]*\}|%\(\w+\)[a-z]|%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?[sdifguxXc@]\b|%\w+%|</?[A-Za-z][^<>]*>"
+    r"\{\{[^{}]*\}\}|\$?\{\s*(?:[\w.\[\]-]+(?:![a-z])?(?::[^{}\s]*)?\s*(?:,\s*\w+\s*(?:,[^{}]*)?)?|:[^{}\s]*)?\}"
+    r"|%\(\w+\)[a-z]|%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?[sdifguxXc@]\b|%\w+%|</?[A-Za-z][^<>]*>"
 )
+# messages that choose among texts: {count, plural, one {# day} other {# days}}
+_CHOICE = re.compile(
+    r"\{\s*[\w.-]+\s*,\s*(?:plural|select|selectordinal)\s*,(?:\s*offset:\d+)?", re.IGNORECASE
+)
+_CASE = re.compile(r"\s*(?:=\d+|[\w-]+)\s*\{")
+_END_OF_CHOICE = re.compile(r"\s*\}")
+_BRACE = re.compile(r"[{}]")
 
 
 class _LettersOnly(dict[int, str]):
@@ -39,20 +48,60 @@ class _LettersOnly(dict[int, str]):
 _LETTERS = _LettersOnly()
 
 
+def _all_texts(text: str) -> str:
+    """Return the texts that a message chooses among, one after another, without the syntax around them.
+
+    Text without such a choice, or with a malformed one, is returned as it is.
+    """
+    if not _CHOICE.search(text):
+        return text
+    parts: list[str] = []
+    inside: list[str] = []  # "choice", "case" or "brace", innermost last
+    position = 0
+    while position < len(text):
+        if inside and inside[-1] == "choice":
+            if found := _CASE.match(text, position):
+                inside.append("case")
+            elif found := _END_OF_CHOICE.match(text, position):
+                inside.pop()
+            else:
+                return text
+            parts.append(" ")
+            position = found.end()
+            continue
+        brace = _BRACE.search(text, position)
+        if brace is None:
+            parts.append(text[position:])
+            break
+        parts.append(text[position : brace.start()])
+        position = brace.end()
+        if brace[0] == "}":
+            closed = inside.pop() if inside else "brace"
+            parts.append(" " if closed == "case" else "}")
+        elif choice := _CHOICE.match(text, brace.start()):
+            inside.append("choice")
+            position = choice.end()
+        else:
+            inside.append("brace")
+            parts.append("{")
+    return text if {"choice", "case"} & set(inside) else "".join(parts)
+
+
 def comparison_key(text: str) -> str:
     """Return what two segments must share to count as the same text.
 
-    Case is folded; placeholders, digits, punctuation, symbols and spaces are dropped. Text that has nothing
-    else (``100 %``) is compared as it stands, case-folded, so that it equals only itself.
+    Case is folded; placeholders, digits, punctuation, symbols and spaces are dropped; of a message that
+    chooses among texts (ICU's plural and select) the texts stay. Text that has nothing else (``100 %``) is
+    compared as it stands, case-folded, so that it equals only itself.
     """
     folded = unicodedata.normalize("NFC", text.casefold())
-    key = _PLACEHOLDER.sub("", folded).translate(_LETTERS)
+    key = _PLACEHOLDER.sub("", _all_texts(folded)).translate(_LETTERS)
     return key or folded
 
 
 def content_words(text: str) -> int:
     """Count the words (text.count_words) that hold a letter, placeholders left out."""
-    words = _PLACEHOLDER.sub(" ", text).split()
+    words = _PLACEHOLDER.sub(" ", _all_texts(text)).split()
     return count_words(" ".join(word for word in words if any(map(str.isalpha, word))))
 
 
