@@ -13,8 +13,11 @@ from pathlib import Path
 
 from neuron_specialization.errors import CorpusError
 
-# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han.
+# Scripts written without spaces between words. A character at a time: Thai, Lao, Myanmar, Khmer, kana, Han. A
+# syllable with the marks around it at a time: Tibetan, which puts a tsheg after each.
+_TIBETAN_MARKS = "[\u0f01-\u0f17\u0f3a-\u0f3d]*"
 _UNSPACED = re.compile(
+    f"{_TIBETAN_MARKS}[\u0f00\u0f18-\u0f39\u0f3e-\u0fff]+{_TIBETAN_MARKS}|"
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -58,7 +61,7 @@ def normalise(text: str) -> str:
 
 
 def count_words(text: str) -> int:
-    """Count words: runs between white space; where a script has no spaces, two characters count as a word."""
+    """Count words: runs between white space; without spaces two characters, or syllables, are a word."""
     if text.isascii():
         return len(text.split())
     unspaced = len(_UNSPACED.findall(text))

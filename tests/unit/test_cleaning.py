@@ -26,6 +26,12 @@ SETTINGS = Cleaning()
         ("one two three four five six seven", "eins zwei", "length_ratio"),
         ("Turn on the light in the kitchen", "打开厨房的灯光", None),
         ("Turn on the light", "Schalte das Licht ein", None),
+        # 12 words; 21 syllables, each closed by a tsheg, and no space
+        (
+            "scientists from Stanford announced the invention of a new diagnostic tool today",
+            "ཚན་རིག་པ་རྣམས་ཀྱིས་གཟའ་ཟླ་བར་ནད་བརྟག་ཆས་གསར་པ་ཞིག་བཟོས་པའི་གསལ་བསྒྲགས་བྱས་སོང་།",
+            None,
+        ),
     ],
 )
 def test_defect(source: str, target: str, reason: str | None) -> None:

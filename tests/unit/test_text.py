@@ -53,6 +53,7 @@ def test_normalise_holds_its_promises(text: str) -> None:
         ("灯を開ける", 3),
         ("打开 light 灯", 3),
         ("พัดลม", 3),
+        ("༄༅།བོད་སྐད། ཡིན་ནམ་ light", 3),
         ("вкл. свет", 2),
     ],
 )

@@ -21,8 +21,8 @@ from neuron_specialization.text import count_words
 Row = dict[str, str]
 Segments = list[tuple[str, str]]
 
-# {name}, {name, type}, {name, type, style}, {name:.2f}, {{ template }}, ${name}, %(name)s, %1$s, %.2f, %name%,
-# <b>; other text in braces is text
+# {name}, {name, type}, {name, type, style}, {name:.2f}, {{ template }}, ${name}, %(name)s, %1$s, %.2f,
+# %name%, <b>; other text in braces is text
 _PLACEHOLDER = re.compile(
     r"\{\{[^{}]*\}\}|\$?\{\s*(?:[\w.\[\]-]+(?:![a-z])?(?::[^{}\s]*)?\s*(?:,\s*\w+\s*(?:,[^{}]*)?)?|:[^{}\s]*)?\}"
     r"|%\(\w+\)[a-z]|%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?[sdifguxXc@]\b|%\w+%|</?[A-Za-z][^<>]*>"
