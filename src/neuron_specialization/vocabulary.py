@@ -87,6 +87,12 @@ def train_vocabulary(corpus_folder: str | Path, spec: VocabularySpec, output: st
     output = Path(output)
     sentences = list(training_sentences(corpus, spec))
     settings = spec.vocabulary
+    # SentencePiece cuts its own specials out of the text before it counts characters, so that `<`, say, has
+    # none. Asked for only where they are, since it changes the model.
+    written = [special for special in SPECIAL if any(special in sentence for sentence in sentences)]
+    required: dict[str, Any] = {}
+    if written:
+        required["required_chars"] = "".join(sorted(set("".join(written))))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
@@ -107,6 +113,7 @@ def train_vocabulary(corpus_folder: str | Path, spec: VocabularySpec, output: st
             max_sentence_length=1 << 20,
             num_threads=1,
             minloglevel=2,
+            **required,
         )
     except RuntimeError as error:
         raise _explained(str(error), settings, corpus) from None

@@ -112,6 +112,11 @@ def test_text_that_looks_like_markup_does_not_break_the_dictionary(tmp_path: Pat
         line.split(" ")[0] for line in (tmp_path / "v/dict.txt").read_text(encoding="utf-8").splitlines()
     ]
     assert len(pieces) == len(set(pieces)) == 76
+    segmenter = Segmenter(tmp_path / "v/spm.model")
+    for text in ("<s> </s> <unk> <pad>", "x<s>1", "</pad>"):
+        encoded = segmenter.encode_ids([text])[0]
+        assert not any(segmenter.special[index] for index in encoded), text
+        assert segmenter.decode([segmenter.encode([text])[0]]) == [text]
     # a special or a language tag among the text's pieces would let text steer the model
     assert not {"<s>", "</s>", "<pad>", "<unk>", "__de__", "__en__", "__ru__"} & set(pieces)
 
