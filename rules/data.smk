@@ -32,6 +32,7 @@ rule corpus:
     """Make the corpus: clean, hold out and decontaminate the text of {params.source}."""
     input:
         files=corpus_files,
+        kept_out=kept_out_files,
     output:
         manifest=f"{RESULTS}/corpus/manifest.json",
         train=pair_files(f"{RESULTS}/corpus/train"),
@@ -121,6 +122,7 @@ rule testset:
     """Bring the test set {wildcards.testset} ({params.splits}) into the corpus's layout."""
     input:
         origin=testset_origin,
+        corpus=testset_corpus,
     output:
         text=pair_files(f"{RESULTS}/testsets/{{testset}}"),
     log:
@@ -134,12 +136,14 @@ rule testset:
         location=testset_location,
         splits=testset_splits,
         directions=",".join(DIRECTIONS),
+        corpus=testset_corpus_flag,
         folder=folder_of,
     shell:
         """
         python -m neuron_specialization testset \
             --source {params.source:q} \
             --input {params.location:q} \
+            {params.corpus:q} \
             --splits {params.splits:q} \
             --directions {params.directions:q} \
             --output {params.folder:q} \

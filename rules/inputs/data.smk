@@ -30,13 +30,33 @@ def corpus_location(wildcards, input):
     return CONFIG.corpus.path or str(input[0] if input else "")
 
 
-def testset_origin(wildcards):
+def external_testset_files(name):
     """Return what a test set is made of: the files of the folder, the archive, or what is downloaded."""
-    testset = CONFIG.testsets[wildcards.testset]
+    testset = CONFIG.testsets[name]
     if not testset.path:
-        return downloaded("flores200")
+        return [downloaded("flores200")]
     files = source_files(testset.source, testset.path, testset.splits, CONFIG.all_directions())
     return [str(file) for file in files]
+
+
+def testset_origin(wildcards):
+    """Return what a test set is made of."""
+    return external_testset_files(wildcards.testset)
+
+
+def kept_out_files(wildcards):
+    """Return the files of the test sets that are kept out of the training text (corpus.keep_out)."""
+    return [file for name in CONFIG.corpus.keep_out for file in external_testset_files(name)]
+
+
+def testset_corpus(wildcards):
+    """Return the manifest of the corpus whose training text a test set is held against; none of a data-bin."""
+    return [] if CONFIG.corpus.source == "data-bin" else rules.corpus.output.manifest
+
+
+def testset_corpus_flag(wildcards, input):
+    """Return the flag that names the folder of that corpus."""
+    return ["--corpus", str(Path(input.corpus).parent)] if input.corpus else []
 
 
 def testset_location(wildcards, input):

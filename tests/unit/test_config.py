@@ -119,6 +119,11 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
             ["masks are made from one baseline", "go on from a, b"],
         ),
         ({"testsets": {"t": {"source": "folder"}}}, ["needs path:"]),
+        ({"corpus": {"keep_out": ["heldout"]}}, ["corpus.keep_out: 'heldout' is no test set with source"]),
+        (
+            {"corpus": {"source": "data-bin", "path": "x", "keep_out": ["t"]}},
+            ["corpus.keep_out: a data-bin is taken as it is"],
+        ),
         ({"zero_shot": ["de-fr"]}, ["zero_shot: de-fr uses 'fr', which languages: does not list"]),
         ({"zero_shot": ["de-es", "de-es"]}, ["zero_shot: de-es is listed twice"]),
         ({"zero_shot": ["de-en"]}, ["zero_shot: de-en is among the trained directions"]),

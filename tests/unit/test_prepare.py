@@ -12,7 +12,9 @@ import pytest
 from neuron_specialization.config import Cleaning, load_config, parse_config, parse_spec
 from neuron_specialization.corpora.layout import CorpusFolder
 from neuron_specialization.corpora.prepare import prepare_corpus
-from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
+from neuron_specialization.corpora.spec import CorpusSpec, KeptOut, corpus_spec_of
+from neuron_specialization.corpora.testsets import prepare_testset
+from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ConfigError, CorpusError
 from neuron_specialization.files import read_lines, sha256_of
 from tests.fakes.corpora import (
@@ -268,3 +270,28 @@ def test_real_wheel_gives_the_known_counts(tmp_path: Path, repository: Path) -> 
     assert len(held) == 750
     for pair in spec.pairs:
         assert not held & {naive_key(line) for line in read_lines(tmp_path / f"train/{pair}.en")}
+
+
+def test_test_sets_from_elsewhere_are_kept_out_where_asked(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", local_files())
+    spec = corpus_spec()
+    prepare_corpus("local", tmp_path / "text", spec, tmp_path / "a")
+    english = read_lines(tmp_path / "a/train/de-en.en")
+    lines = {f"test.{code}": [f"{code} x", f"{code} y"] for code in ("de", "ru")}
+    write_text(tmp_path / "f", {**lines, "test.en": [english[0].upper(), "nowhere in it"]})
+    kept = spec.model_copy(
+        update={"keep_out": {"mine": KeptOut(source="folder", path=str(tmp_path / "f"), splits=["test"])}}
+    )
+    manifest = prepare_corpus("local", tmp_path / "text", kept, tmp_path / "b")
+    assert manifest["kept_out"] == ["mine"]
+    assert set(english) - set(read_lines(tmp_path / "b/train/de-en.en")) == {english[0]}
+    directions = [Direction("de", "en"), Direction("en", "ru")]
+    for corpus, count in (("a", 1), ("b", 0)):
+        made = prepare_testset(
+            "folder", tmp_path / "f", ["test"], directions, tmp_path / "t", tmp_path / corpus
+        )
+        assert made["in_training_text"]["de-en"] == count
+
+
+def test_a_spec_without_kept_out_text_is_the_one_it_was() -> None:
+    assert "keep_out" not in corpus_spec().model_dump_json()

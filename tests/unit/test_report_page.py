@@ -114,6 +114,18 @@ def test_it_says_where_everything_comes_from(page: Path, results: Path) -> None:
     assert "Read from my text." in text
 
 
+def test_it_says_what_of_a_test_set_the_systems_have_seen(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "page")
+    for name, counts in (("mine", {"de-en": 3, "en-nl": 0}), ("clean", {"de-en": 0})):
+        manifest = {"segments": 1000, "in_training_text": counts}
+        write_json(tmp_path / f"page/testsets/{name}/manifest.json", manifest)
+    folder = {"source": "folder", "path": "x"}
+    testsets = {"heldout": {"source": "corpus"}, "mine": folder, "clean": folder}
+    text = build_page(tmp_path / "page", parse_config(CONFIG | {"testsets": testsets}))
+    assert "Test set mine, 1,000 segments: with a side that is in the training text: de-en 3. " in text
+    assert "Test set clean: no segment has a side that is in the training text." in text
+
+
 def test_text_from_files_is_text(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert HOSTILE not in text

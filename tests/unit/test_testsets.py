@@ -119,3 +119,30 @@ def test_source_files_are_those_that_are_read(tmp_path: Path) -> None:
     archive = tmp_path / "flores.tar"
     assert source_files("flores200", archive, ["devtest"], directions) == [archive]
     assert source_files("folder", root, [], directions) == []
+
+
+def test_what_is_in_the_training_text_is_counted_by_either_side(tmp_path: Path, small_corpus: Path) -> None:
+    english = read_lines(small_corpus / "train/de-en.en")
+    russian = read_lines(small_corpus / "train/en-ru.ru")
+    write_text(
+        tmp_path / "f",
+        {
+            "test.en": [f"{english[0].upper()}!", "quite another text", "nothing of it"],
+            "test.de": ["ganz anderer text", "noch ein anderer", "nichts davon"],
+            "test.ru": ["совсем другой", russian[1], "ничего"],
+        },
+    )
+    wanted = [Direction("en", "de"), Direction("ru", "en"), Direction("de", "ru")]
+    call = ("folder", tmp_path / "f", ["test"], wanted, tmp_path / "out")
+    assert prepare_testset(*call, small_corpus)["in_training_text"] == {"de-en": 1, "en-ru": 2, "de-ru": 1}
+    assert "in_training_text" not in prepare_testset(*call)
+
+
+def test_lines_that_no_translation_can_equal_are_counted(tmp_path: Path) -> None:
+    write_text(
+        tmp_path / "f", {"test.en": ["a", "b"], "test.de": ["u\u0308ber", "\u00fcber"], "test.fr": ["c", "d"]}
+    )
+    manifest = prepare_testset("folder", tmp_path / "f", ["test"], DIRECTIONS, tmp_path / "out")
+    assert manifest["not_nfc"] == {"de": 1}
+    published = prepare_testset("flores200", flores(tmp_path / "g"), ["dev"], DIRECTIONS, tmp_path / "out")
+    assert "not_nfc" not in published

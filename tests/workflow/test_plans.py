@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import shlex
@@ -170,6 +171,19 @@ def test_testsets(smoke: Workflow, tmp_path: Path) -> None:
     assert plan.jobs["fetch"] == 2  # the corpus and FLORES-200; a folder is not downloaded
     assert f"--input '{folder}' " in plan.output
     assert "--splits dev " in plan.output
+    # each is held against the training text
+    assert len(re.findall(r" --corpus results/smoke/corpus ", plan.output)) >= 2
+    assert "keep_out" not in plan.output
+
+
+def test_a_test_set_kept_out_of_the_training_text_is_read_by_the_corpus_stage(smoke: Workflow) -> None:
+    overrides = {"testsets": {"far": {"source": "flores200"}}, "corpus": {"keep_out": ["far"]}}
+    plan = smoke.plan("--printshellcmds", "--", "results/smoke/corpus/manifest.json", overrides=overrides)
+    (spec,) = re.findall(r'"keep_out":(\{.*?\}\})', plan.output)
+    archive = "downloads/flores200_dataset.tar.gz"
+    assert json.loads(spec) == {"far": {"source": "flores200", "path": archive, "splits": ["devtest"]}}
+    # the archive itself, not the test set made of it: that is held against the corpus
+    assert plan.jobs["fetch"] == 2 and "testset" not in plan.jobs
 
 
 def test_downloads_look_into_a_mirror_first_if_there_is_one(smoke: Workflow) -> None:

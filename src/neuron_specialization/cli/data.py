@@ -71,16 +71,35 @@ def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
     help="Comma-separated, put one after another in this order: dev,devtest.",
 )
 @click.option("--directions", callback=direction_list, required=True, help="What is translated: en-de,de-en.")
+@click.option("--corpus", type=_EXISTING, help="A corpus folder: count what is in its training text.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The test set's folder.")
-def testset(source: Any, path: Path, splits: list[str], directions: list[str], output: Path) -> None:
+def testset(
+    source: Any, path: Path, splits: list[str], directions: list[str], corpus: Path | None, output: Path
+) -> None:
     """Bring a multi-parallel test set into the layout that translation and scoring read."""
     from neuron_specialization.corpora.testsets import prepare_testset
 
-    manifest = prepare_testset(source, path, splits, [Direction.parse(name) for name in directions], output)
+    wanted = [Direction.parse(name) for name in directions]
+    manifest = prepare_testset(source, path, splits, wanted, output, corpus)
     segments = manifest["segments"]
     if isinstance(segments, dict):
         segments = sum(segments.values())
     click.echo(f"{segments} segments in {len(manifest['languages'])} languages: {', '.join(splits)}")
+    if not_nfc := manifest.get("not_nfc"):
+        counts = ", ".join(f"{code} {count}" for code, count in not_nfc.items())
+        click.echo(
+            f"warning: lines that are not in Unicode's NFC: {counts}. Translations are, so that equal text "
+            "counts as different and scores are too low. Normalise the files, unless they are published so",
+            err=True,
+        )
+    shared = {pair: count for pair, count in manifest.get("in_training_text", {}).items() if count}
+    if shared:
+        counts = ", ".join(f"{pair} {count}" for pair, count in shared.items())
+        click.echo(
+            f"warning: segments with a side that is in the training text: {counts}. "
+            "corpus.keep_out removes them from there, which trains anew",
+            err=True,
+        )
 
 
 @click.command()

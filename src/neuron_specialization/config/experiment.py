@@ -139,6 +139,12 @@ class Config(Section):
                 )
 
     def _check_testsets(self) -> None:
+        for name in self.corpus.keep_out:
+            if name not in self.testsets or self.testsets[name].source not in ("flores200", "folder"):
+                raise ValueError(
+                    f"corpus.keep_out: {name!r} is no test set with source: flores200 or folder (testsets:); "
+                    "the corpus's own held-out text is always kept out"
+                )
         for name, testset in self.testsets.items():
             if self.corpus.source != "data-bin":
                 if testset.source == "data-bin":

@@ -90,6 +90,8 @@ class Corpus(Section):
     valid_size: Positive = 250
     heldout_size: Positive = 500
     heldout_min_words: Annotated[int, Field(ge=0)] = 4
+    # test sets from elsewhere whose text is removed from the training text; none, since that trains anew
+    keep_out: list[Name] = []
     cleaning: Cleaning = Cleaning()
 
     @model_validator(mode="after")
@@ -107,6 +109,8 @@ class Corpus(Section):
                 raise ValueError(f"corpus.{key} is for corpus.source: data-bin")
         if self.source != "data-bin" and self.shards != 1:
             raise ValueError("corpus.shards is for corpus.source: data-bin; other text is binarised as one")
+        if self.source == "data-bin" and self.keep_out:
+            raise ValueError("corpus.keep_out: a data-bin is taken as it is; nothing can be removed from it")
         if self.dataset:
             in_catalogue("corpus.dataset", self.dataset)
         return self

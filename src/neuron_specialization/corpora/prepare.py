@@ -11,7 +11,14 @@ from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.corpora.cleaning import clean_pairs
 from neuron_specialization.corpora.layout import MANIFEST, pair_languages, remove_former, write_pair
 from neuron_specialization.corpora.spec import CorpusSpec
-from neuron_specialization.corpora.splits import HeldOutIndex, Segments, choose_heldout, sample_segments
+from neuron_specialization.corpora.splits import (
+    HeldOutIndex,
+    Segments,
+    choose_heldout,
+    comparison_key,
+    sample_segments,
+)
+from neuron_specialization.corpora.testsets import read_testset
 from neuron_specialization.errors import CorpusError
 from neuron_specialization.files import hash_of, sha256_of, write_json
 from neuron_specialization.text import count_words
@@ -50,7 +57,7 @@ def prepare_corpus(source: Source, path: str | Path, spec: CorpusSpec, output: s
         "languages": spec.languages,
         "pairs": spec.pairs,
         "spec_sha256": hash_of(spec.model_dump(mode="json")),
-        **_finish_training_text(splits, spec),
+        **_finish_training_text(splits, spec, _kept_out_text(spec, output)),
     }
     manifest["splits"] = {
         split: {pair: _counts(pair, segments) for pair, segments in pairs.items()}
@@ -97,9 +104,23 @@ def _from_local(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str, Any]]:
     return splits, origin
 
 
-def _finish_training_text(splits: Splits, spec: CorpusSpec) -> dict[str, Any]:
+def _kept_out_text(spec: CorpusSpec, output: Path) -> dict[str, dict[str, list[str]]]:
+    """Test set → language → text, of the test sets from elsewhere that the training text is to lack."""
+    languages = list(dict.fromkeys(code for pair in spec.pairs for code in pair_languages(pair)))
+    return {
+        name: read_testset(kept.source, kept.path, kept.splits, languages, scratch=output)
+        for name, kept in spec.keep_out.items()
+    }
+
+
+def _finish_training_text(
+    splits: Splits, spec: CorpusSpec, kept_out: dict[str, dict[str, list[str]]]
+) -> dict[str, Any]:
     """Clean, decontaminate and cap the training text in place; return the counts for the manifest."""
     index, overlap = _held_out_index(splits)
+    for texts in kept_out.values():
+        for code, lines in texts.items():
+            index.add_keys(code, map(comparison_key, lines))
     extracted: dict[str, int] = {}
     dropped: dict[str, dict[str, int]] = {}
     decontaminated: dict[str, int] = {}
@@ -130,6 +151,7 @@ def _finish_training_text(splits: Splits, spec: CorpusSpec) -> dict[str, Any]:
         "decontaminated": decontaminated,
         "capped": capped,
         "valid_in_heldout": overlap,
+        **({"kept_out": sorted(kept_out)} if kept_out else {}),
     }
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Sized
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from neuron_specialization.config import Cleaning, Config, LanguageCode, Positive, Section
+from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.directions import Direction
 
 
-def _is_empty(value: list[str]) -> bool:
+def _is_empty(value: Sized) -> bool:
     return not value
+
+
+class KeptOut(Section):
+    """A test set from elsewhere whose text is kept out of the training text."""
+
+    source: Literal["flores200", "folder"]
+    path: str
+    splits: list[str]
 
 
 class CorpusSpec(Section):
@@ -23,6 +33,7 @@ class CorpusSpec(Section):
         pairs: unordered pairs, named as Direction.pair names them.
         heldout_pairs: further pairs, of which only held-out text is wanted (zero-shot directions).
         train_caps: pair → training segments it may keep; None keeps all.
+        keep_out: test sets from elsewhere, by name, that are held out of the training text, too.
     """
 
     languages: list[LanguageCode]
@@ -35,6 +46,7 @@ class CorpusSpec(Section):
     heldout_min_words: Annotated[int, Field(ge=0)] = 4
     cleaning: Cleaning = Cleaning()
     seed: int
+    keep_out: Annotated[dict[str, KeptOut], Field(default_factory=dict, exclude_if=_is_empty)]
 
     @model_validator(mode="after")
     def _pairs_of_languages(self) -> Self:
@@ -81,4 +93,12 @@ def corpus_spec_of(config: Config) -> CorpusSpec:
         heldout_min_words=config.corpus.heldout_min_words,
         cleaning=config.corpus.cleaning,
         seed=config.seed,
+        keep_out={
+            name: KeptOut(
+                source=config.testsets[name].source,
+                path=config.testsets[name].path or f"{config.downloads}/{catalogue_entry('flores200').file}",
+                splits=config.testsets[name].splits,
+            )
+            for name in config.corpus.keep_out
+        },
     )

@@ -202,8 +202,11 @@ class HeldOutIndex:
     def add(self, pair: str, segments: Segments) -> None:
         """Add a pair's held-out segments."""
         for side, language in enumerate(pair_languages(pair)):
-            keys = self._keys.setdefault(language, set())
-            keys.update(comparison_key(segment[side]) for segment in segments)
+            self.add_keys(language, (comparison_key(segment[side]) for segment in segments))
+
+    def add_keys(self, language: str, keys: Iterable[str]) -> None:
+        """Add a language's held-out text by its comparison_key."""
+        self._keys.setdefault(language, set()).update(keys)
 
     def without(self, pair: str, segments: Segments) -> Segments:
         """Return the pair's segments that share no text, on either side, with what is held out."""

@@ -6,11 +6,19 @@ Their text is copied as published, not normalised: a score is comparable only on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from neuron_specialization.corpora.layout import MANIFEST, remove_former, write_pair
+from neuron_specialization.corpora.layout import (
+    MANIFEST,
+    CorpusFolder,
+    pair_languages,
+    remove_former,
+    write_pair,
+)
+from neuron_specialization.corpora.splits import HeldOutIndex, Segments, comparison_key
 from neuron_specialization.directions import Direction, known_languages
 from neuron_specialization.errors import CorpusError
 from neuron_specialization.files import read_lines, write_json
@@ -28,6 +36,7 @@ def prepare_testset(
     splits: list[str],
     directions: Iterable[Direction],
     output: str | Path,
+    corpus: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write ``<pair>.<lang>`` for the directions' pairs, the splits one after another in the given order.
 
@@ -40,9 +49,11 @@ def prepare_testset(
         splits: e.g. ``["dev", "devtest"]``.
         directions: what is to be translated.
         output: the test set's folder.
+        corpus: the corpus folder whose training text the test set is held against.
 
     Returns:
-        The manifest: source, splits, languages, pairs, segments, and the files' checksums.
+        The manifest: source, splits, languages, pairs, segments, and the files' checksums; of a folder, the
+        lines that are not NFC by language; with a corpus, the segments in its training text by pair.
 
     Raises:
         CorpusError: listing every language that is missing, empty, damaged or of another length.
@@ -51,25 +62,19 @@ def prepare_testset(
         from neuron_specialization.corpora.take_over import testset_from_data_bin
 
         return testset_from_data_bin(path, splits, directions, output)
-    root, output = Path(path), Path(output)
-    if root.is_file():
-        from neuron_specialization.corpora.archives import safe_extract
-
-        output.mkdir(parents=True, exist_ok=True)
-        with unfinished_folder(output / "unpacked") as folder:
-            safe_extract(root, folder / "text", max_bytes=_MAX_UNPACKED)
-            return prepare_testset(source, folder / "text", splits, directions, output)
+    output = Path(output)
     wanted = list(directions)
     languages = _languages(wanted)
-    text = _read_folder(source, root, splits, languages)
+    text = read_testset(source, path, splits, languages, scratch=output)
     files: dict[str, str] = {}
     pairs = list(dict.fromkeys(direction.pair for direction in wanted))
+    segments: dict[str, Segments] = {}
     for pair in pairs:
-        direction = Direction.parse(pair)
-        sides = (direction.source, direction.target)
-        files |= write_pair(output, pair, sides, list(zip(text[sides[0]], text[sides[1]], strict=True)))
+        first, second = pair_languages(pair)
+        segments[pair] = list(zip(text[first], text[second], strict=True))
+        files |= write_pair(output, pair, (first, second), segments[pair])
     remove_former(output, keep=files)
-    manifest = {
+    manifest: dict[str, Any] = {
         "source": source,
         "splits": splits,
         "languages": languages,
@@ -77,8 +82,60 @@ def prepare_testset(
         "segments": len(text[languages[0]]),
         "files": files,
     }
+    if source == "folder":
+        manifest["not_nfc"] = {
+            code: count
+            for code, lines in text.items()
+            if (count := sum(not unicodedata.is_normalized("NFC", line) for line in lines))
+        }
+    if corpus is not None:
+        manifest["in_training_text"] = _in_training_text(segments, CorpusFolder(corpus))
     write_json(output / MANIFEST, manifest)
     return manifest
+
+
+def read_testset(
+    source: Literal["flores200", "folder"],
+    path: str | Path,
+    splits: list[str],
+    languages: Sequence[str],
+    *,
+    scratch: Path,
+) -> dict[str, list[str]]:
+    """Return the text of each language, the splits one after another; see prepare_testset.
+
+    Args:
+        scratch: a folder below which an archive is unpacked for the time being.
+
+    Raises:
+        CorpusError: listing every language that is missing, empty, damaged or of another length.
+    """
+    root = Path(path)
+    if root.is_file():
+        from neuron_specialization.corpora.archives import safe_extract
+
+        scratch.mkdir(parents=True, exist_ok=True)
+        with unfinished_folder(scratch / "unpacked") as folder:
+            safe_extract(root, folder / "text", max_bytes=_MAX_UNPACKED)
+            return read_testset(source, folder / "text", splits, languages, scratch=scratch)
+    return _read_folder(source, root, splits, languages)
+
+
+def _in_training_text(segments: Mapping[str, Segments], corpus: CorpusFolder) -> dict[str, int]:
+    """Pair → test segments with a side that is in the training text, of whatever pair (comparison_key).
+
+    Only the test set's keys are held in memory, however long the training text is.
+    """
+    wanted: dict[str, set[str]] = {}
+    for pair, lines in segments.items():
+        for side, code in enumerate(pair_languages(pair)):
+            wanted.setdefault(code, set()).update(comparison_key(line[side]) for line in lines)
+    index = HeldOutIndex()
+    for pair in corpus.pairs:
+        for code in pair_languages(pair):
+            keys = map(comparison_key, corpus.lines("train", pair, code))
+            index.add_keys(code, wanted.get(code, set()).intersection(keys))
+    return {pair: len(lines) - len(index.without(pair, lines)) for pair, lines in segments.items()}
 
 
 def check_testset(
@@ -126,7 +183,7 @@ def _present(root: Path, names: list[str]) -> list[Path]:
 
 
 def _read_folder(
-    source: TestsetSource, root: Path, splits: list[str], languages: list[str]
+    source: TestsetSource, root: Path, splits: list[str], languages: Sequence[str]
 ) -> dict[str, list[str]]:
     """Read and check the splits, one after another, in every language."""
     if not root.is_dir():
@@ -165,7 +222,7 @@ def _folder_names(split: str, language: str) -> list[str]:
 def _read_split(
     root: Path,
     split: str,
-    languages: list[str],
+    languages: Sequence[str],
     names: Callable[[str, str], list[str]],
     problems: list[str],
 ) -> dict[str, list[str]]:

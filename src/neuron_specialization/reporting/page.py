@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,8 +256,22 @@ def _data(page: _Page) -> Section:
                 f"Test set {name}: {of_testset.get('licence') or 'licence not stated'}. "
                 f"{of_testset.get('citation') or ''}"
             )
+        if of_testset and "in_training_text" in of_testset:
+            text.append(_in_training_text(name, of_testset))
     table = facts.corpus_table(manifest, binarized)
     return Section("data", "Data and licences", text, [], [(table, page.made_by("corpus/manifest.json"))])
+
+
+def _in_training_text(name: str, manifest: Mapping[str, Any]) -> str:
+    """What of a test set from elsewhere the systems have seen in training."""
+    shared = {pair: count for pair, count in manifest["in_training_text"].items() if count}
+    if not shared:
+        return f"Test set {name}: no segment has a side that is in the training text."
+    counts = ", ".join(f"{pair} {count:,}" for pair, count in shared.items())
+    return (
+        f"Test set {name}, {manifest['segments']:,} segments: with a side that is in the training text: "
+        f"{counts}. Scores on them say less; corpus.keep_out removes such text from the training."
+    )
 
 
 def _render(
