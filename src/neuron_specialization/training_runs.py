@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.config import Recipe
+from neuron_specialization.corpora.layout import MANIFEST
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import hash_of, read_json, sha256_of
 
@@ -63,13 +64,15 @@ def input_checksums(recipe: Recipe, data_bin: Path, init: Path | None, masks: Pa
     reads. A data-bin made elsewhere has none and counts by the names and sizes of its files.
 
     Raises:
-        TrainingError: an input is missing, naming it.
+        TrainingError: an input is missing, or a data-bin that was taken over has changed, naming it.
     """
     if not data_bin.is_dir():
         raise TrainingError("the binarised data is missing", where=data_bin, hint="run the binarize stage")
-    manifest = data_bin / "manifest.json"
+    manifest = data_bin / MANIFEST
     if manifest.is_file():
-        inputs = {"data": hash_of(_training_part(read_json(manifest)))}
+        described = _training_part(read_json(manifest))
+        _refuse_changed(described, data_bin)
+        inputs = {"data": hash_of(described)}
     else:
         files = sorted(path for path in data_bin.rglob("*") if path.is_file())
         inputs = {"data": hash_of([[str(path.relative_to(data_bin)), path.stat().st_size] for path in files])}
@@ -108,9 +111,30 @@ def _training_part(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _refuse_changed(manifest: Mapping[str, Any], data_bin: Path) -> None:
+    """Refuse a data-bin whose links lead to other text than when it was taken over."""
+    if manifest.get("source") != "data-bin":
+        return
+    from neuron_specialization.corpora.take_over import fingerprint_of
+
+    changed = [
+        name
+        for name, fingerprint in sorted(manifest.get("files", {}).items())
+        if not (data_bin / name).is_file() or fingerprint_of(data_bin / name) != fingerprint
+    ]
+    if changed:
+        raise TrainingError(
+            f"the binarised data is not what was taken over: {', '.join(changed[:4])}"
+            f"{f' and {len(changed) - 4} more' if len(changed) > 4 else ''}",
+            where=(data_bin / changed[0]).resolve(),
+            cause="the data-bin that the links lead to was made again, moved or unpacked anew",
+            hint=f"if that is meant, take it over again: rm {data_bin / MANIFEST}, and run the workflow",
+        )
+
+
 def begun_by_an_earlier_version(run: Run, data_bin: Path) -> Run:
     """The run as it was named when the held-out text counted as part of the data, if it was begun then."""
-    manifest = data_bin / "manifest.json"
+    manifest = data_bin / MANIFEST
     if run.folder.is_dir() or not manifest.is_file():
         return run
     former = replace(run, inputs={**run.inputs, "data": hash_of(read_json(manifest))})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from neuron_specialization.binarize import write_mmap
+from neuron_specialization.config import Model, Recipe, Training
 from neuron_specialization.corpora.take_over import (
     content_of,
     find_data_bin,
@@ -21,8 +22,9 @@ from neuron_specialization.corpora.take_over import (
     testset_from_data_bin as data_bin_testset,
 )
 from neuron_specialization.directions import Direction
-from neuron_specialization.errors import CorpusError
+from neuron_specialization.errors import CorpusError, TrainingError
 from neuron_specialization.files import read_json, read_lines, sha256_of
+from neuron_specialization.training_runs import input_checksums
 
 PIECES = ["▁ein", "▁Haus", "▁a", "▁house", "s", "▁une"]  # ids 4 to 9
 LANGUAGES = ["en", "de", "fr"]
@@ -279,3 +281,25 @@ def test_testset_of_shards(tmp_path: Path, output: Path) -> None:
     call(make_data_bin(tmp_path / "source", shards=2), output, shards=2)
     manifest = data_bin_testset(output, ["test"], [Direction("en", "fr")], tmp_path / "testset")
     assert manifest["segments"] == {"en-fr": 2}
+
+
+def test_training_refuses_text_that_changed_since(source: Path, output: Path) -> None:
+    call(source, output)
+    recipe = Recipe(
+        system="baseline",
+        languages=LANGUAGES,
+        directions=["de-en"],
+        model=Model(),
+        training=Training(),
+        seed=1,
+    )
+    known = input_checksums(recipe, output, None, None)
+    # no training reads the test split
+    write_text(source, "test", "en-de", "de", TEXT["de"][::-1])
+    assert input_checksums(recipe, output, None, None) == known
+    write_text(source, "train", "en-de", "de", TEXT["de"][::-1])
+    with pytest.raises(TrainingError, match=r"not what was taken over: train\.de-en\.de\.bin") as caught:
+        input_checksums(recipe, output, None, None)
+    assert "take it over again" in str(caught.value)
+    call(source, output)
+    assert input_checksums(recipe, output, None, None) != known
