@@ -11,6 +11,7 @@ import pytest
 
 from neuron_specialization.config import Cleaning, load_config, parse_config, parse_spec
 from neuron_specialization.corpora.layout import CorpusFolder
+from neuron_specialization.corpora.near_duplicates import with_near_duplicate
 from neuron_specialization.corpora.prepare import prepare_corpus
 from neuron_specialization.corpora.spec import CorpusSpec, KeptOut, corpus_spec_of
 from neuron_specialization.corpora.testsets import prepare_testset
@@ -63,6 +64,18 @@ def test_files_are_those_of_the_contract(small_corpus: Path) -> None:
         )
         assert manifest["extracted"][pair] == lost + 285
         assert manifest["decontaminated"][pair] == 15
+    heldout = read_lines(small_corpus / "heldout/de-en.en")
+    training = read_lines(small_corpus / "train/de-en.en")
+    near = sum(with_near_duplicate(heldout, training))
+    assert manifest["near_duplicates"] == {
+        "language": "en",
+        "jaccard": 0.6,
+        "segments": 10,
+        "near": near,
+        "training_segments": 285,
+        "searched": 285,
+    }
+    assert near > 0
 
 
 def test_held_out_sets_are_multi_parallel(small_corpus: Path) -> None:

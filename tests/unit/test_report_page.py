@@ -14,7 +14,7 @@ import pytest
 from neuron_specialization.cli import main
 from neuron_specialization.config import parse_config
 from neuron_specialization.errors import NeuronSpecializationError
-from neuron_specialization.files import sha256_of, write_json
+from neuron_specialization.files import read_json, sha256_of, write_json
 from neuron_specialization.mask_plots import plot_masks
 from neuron_specialization.masks import LayerMasks
 from neuron_specialization.overlap import overlap
@@ -117,11 +117,17 @@ def test_it_says_where_everything_comes_from(page: Path, results: Path) -> None:
 def test_it_says_what_of_a_test_set_the_systems_have_seen(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path / "page")
     for name, counts in (("mine", {"de-en": 3, "en-nl": 0}), ("clean", {"de-en": 0})):
-        manifest = {"segments": 1000, "in_training_text": counts}
+        manifest: dict[str, object] = {"segments": 1000, "in_training_text": counts}
         write_json(tmp_path / f"page/testsets/{name}/manifest.json", manifest)
+    near = {"language": "en", "jaccard": 0.6, "segments": 500, "near": 115}
+    corpus = read_json(tmp_path / "page/corpus/manifest.json")
+    corpus["near_duplicates"] = {**near, "training_segments": 3000, "searched": 1500}
+    write_json(tmp_path / "page/corpus/manifest.json", corpus)
     folder = {"source": "folder", "path": "x"}
     testsets = {"heldout": {"source": "corpus"}, "mine": folder, "clean": folder}
     text = build_page(tmp_path / "page", parse_config(CONFIG | {"testsets": testsets}))
+    assert "Of 500 held-out segments, 115 (23 %) have a near-duplicate in the training text" in text
+    assert "Searched: 1,500 of 3,000 training segments." in text
     assert "Test set mine, 1,000 segments: with a side that is in the training text: de-en 3. " in text
     assert "Test set clean: no segment has a side that is in the training text." in text
 

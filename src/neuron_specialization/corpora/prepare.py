@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from neuron_specialization.corpora import homeassistant, local
 from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.corpora.cleaning import clean_pairs
 from neuron_specialization.corpora.layout import MANIFEST, pair_languages, remove_former, write_pair
+from neuron_specialization.corpora.near_duplicates import JACCARD, searched, with_near_duplicate
 from neuron_specialization.corpora.spec import CorpusSpec
 from neuron_specialization.corpora.splits import (
     HeldOutIndex,
@@ -63,6 +64,7 @@ def prepare_corpus(source: Source, path: str | Path, spec: CorpusSpec, output: s
         split: {pair: _counts(pair, segments) for pair, segments in pairs.items()}
         for split, pairs in splits.items()
     }
+    manifest |= _near_duplicates(splits, spec.reference_language)
     files: dict[str, str] = {}
     for split, pairs in splits.items():
         for pair, segments in pairs.items():
@@ -169,6 +171,29 @@ def _held_out_index(splits: Splits) -> tuple[HeldOutIndex, dict[str, int]]:
     for pair, segments in splits["valid"].items():
         index.add(pair, segments)
     return index, overlap
+
+
+def _near_duplicates(splits: Splits, language: str) -> dict[str, Any]:
+    """How many distinct held-out segments of a language, the pivot, have a near-duplicate in the training."""
+
+    def side(split: str) -> Iterator[str]:
+        for pair, segments in splits[split].items():
+            if language in (codes := pair_languages(pair)):
+                yield from (segment[codes.index(language)] for segment in segments)
+
+    heldout = list(dict.fromkeys(side("heldout")))
+    if not heldout:
+        return {}
+    training, distinct = searched(side("train"))
+    facts = {
+        "language": language,
+        "jaccard": JACCARD,
+        "segments": len(heldout),
+        "near": sum(with_near_duplicate(heldout, training)),
+        "training_segments": distinct,
+        "searched": len(training),
+    }
+    return {"near_duplicates": facts}
 
 
 def _counts(pair: str, segments: Segments) -> dict[str, Any]:

@@ -249,6 +249,8 @@ def _data(page: _Page) -> Section:
             f"Segmented with one SentencePiece model for all languages; {binarized['vocabulary_size']:,} "
             "pieces."
         )
+    if near := manifest.get("near_duplicates"):
+        text.append(_near_duplicates(near))
     for name in page.config.testsets:
         of_testset = facts.optional_json(page.results / "testsets" / name / "manifest.json")
         if of_testset and (of_testset.get("licence") or of_testset.get("citation")):
@@ -260,6 +262,19 @@ def _data(page: _Page) -> Section:
             text.append(_in_training_text(name, of_testset))
     table = facts.corpus_table(manifest, binarized)
     return Section("data", "Data and licences", text, [], [(table, page.made_by("corpus/manifest.json"))])
+
+
+def _near_duplicates(near: Mapping[str, Any]) -> str:
+    """How like the training text the corpus's own held-out text is."""
+    share = 100 * near["near"] / near["segments"]
+    text = (
+        f"Of {near['segments']:,} held-out segments, {near['near']:,} ({share:.0f} %) have a near-duplicate "
+        f"in the training text, though none equals one ({near['language']} side; Jaccard index of character "
+        f"4-grams at least {near['jaccard']}). Expect lower scores on text of another kind."
+    )
+    if near["searched"] < near["training_segments"]:
+        text += f" Searched: {near['searched']:,} of {near['training_segments']:,} training segments."
+    return text
 
 
 def _in_training_text(name: str, manifest: Mapping[str, Any]) -> str:
