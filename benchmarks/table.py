@@ -32,8 +32,7 @@ Made by `make bench`, which runs the programs in `benchmarks/` and writes this p
 ran in turn on one machine, three rounds at least: the median, and in brackets the range over the rounds.
 Ratios of processor time, unless a line says otherwise; tokens a second and seconds of an update are by the
 clock. *Reference* is the reference implementation's way, written anew in `benchmarks/`. Lines that miss
-their aim say so. `memory` is of the demonstration as it was at commit f4cb5c2, all others that need it of the
-present one.
+their aim say so. What needs a demonstration was measured on the present one.
 
 | what | measured | aim | reached |
 |---|---|---|---|
