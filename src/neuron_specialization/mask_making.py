@@ -86,14 +86,14 @@ def make_masks(spec: MaskSpec, origins: Origins) -> dict[str, LayerMasks]:
         raise ConfigError(
             "masks with a source: are read, not made", hint="use the import-masks command for them"
         )
-    if selection.sides == "both":
-        return result
-    return {
-        name: LayerMasks(
-            methods.only_side(masks.layers, selection.sides), {**masks.metadata, "sides": selection.sides}
-        )
-        for name, masks in result.items()
-    }
+    made = {}
+    for name, masks in result.items():
+        layers = masks.layers
+        if selection.sides != "both":
+            layers = methods.only_side(layers, selection.sides)
+        settings = recorded_settings(spec, name) or {}
+        made[name] = LayerMasks(layers, {**masks.metadata, "direction": name, **settings})
+    return made
 
 
 def recorded_settings(spec: MaskSpec, direction: str) -> dict[str, str] | None:
@@ -103,7 +103,7 @@ def recorded_settings(spec: MaskSpec, direction: str) -> dict[str, str] | None:
     """
     selection = spec.selection
     if isinstance(selection, ActivationMasks):
-        own = {"method": "activations", **_chosen(selection, direction, spec.pivot)}
+        own = {"method": "activations", **_chosen_by(selection, direction, spec.pivot)}
     elif isinstance(selection, RandomMasks):
         own = {"method": "random", "draw": selection.draw, "seed": str(spec.seed)}
     elif isinstance(selection, MagnitudeMasks):
@@ -111,7 +111,7 @@ def recorded_settings(spec: MaskSpec, direction: str) -> dict[str, str] | None:
     elif isinstance(selection, FamilyMasks):
         own = {"method": "family", "combine": selection.combine}
         if selection.combine == "pooled" and isinstance(spec.like, ActivationMasks):
-            own |= _chosen(spec.like, direction, spec.pivot)
+            own |= _chosen_by(spec.like, direction, spec.pivot)
     else:
         return None
     return own | ({"sides": selection.sides} if selection.sides != "both" else {})
@@ -148,14 +148,13 @@ def _widths(counts: Mapping[str, CountVector]) -> dict[str, int]:
 
 def _selected(
     counts: Mapping[str, CountVector], selection: ActivationMasks, direction: str, pivot: str | None
-) -> tuple[dict[str, BoolVector], dict[str, str]]:
-    """Layer → mask, and k (one number where all layers have the same) and tie_break as metadata."""
+) -> dict[str, BoolVector]:
+    """Layer → mask."""
     ks = _ks(selection, direction, pivot)
-    layers = {
+    return {
         layer: select(vector, ks[methods.side_of(layer)], selection.tie_break)
         for layer, vector in counts.items()
     }
-    return layers, _chosen(selection, direction, pivot)
 
 
 def _ks(selection: ActivationMasks, direction: str, pivot: str | None) -> dict[str, float]:
@@ -166,7 +165,7 @@ def _ks(selection: ActivationMasks, direction: str, pivot: str | None) -> dict[s
     }
 
 
-def _chosen(selection: ActivationMasks, direction: str, pivot: str | None) -> dict[str, str]:
+def _chosen_by(selection: ActivationMasks, direction: str, pivot: str | None) -> dict[str, str]:
     """What the metadata say of a selection by activity: k, one number where both sides have the same."""
     ks = _ks(selection, direction, pivot)
     k = repr(ks["encoder"]) if ks["encoder"] == ks["decoder"] else canonical_json(ks)
@@ -176,9 +175,8 @@ def _chosen(selection: ActivationMasks, direction: str, pivot: str | None) -> di
 def _by_activation(spec: MaskSpec, selection: ActivationMasks, origins: Origins) -> dict[str, LayerMasks]:
     result = {}
     for name, counts in _read_counts(origins.folder("activations"), spec.directions).items():
-        layers, chosen = _selected(counts.layers, selection, name, spec.pivot)
-        own = {"activations_sha256": counts.sha256, **counts.model}
-        result[name] = LayerMasks(layers, {"method": "activations", "direction": name, **chosen, **own})
+        layers = _selected(counts.layers, selection, name, spec.pivot)
+        result[name] = LayerMasks(layers, {"activations_sha256": counts.sha256, **counts.model})
     return result
 
 
@@ -192,10 +190,6 @@ def _random(spec: MaskSpec, selection: RandomMasks, origins: Origins) -> dict[st
             else methods.drawn(parent.layers, spec.seed, name)
         )
         metadata = {
-            "method": "random",
-            "direction": name,
-            "draw": selection.draw,
-            "seed": str(spec.seed),
             "parents": canonical_json({selection.like: sha256_of(folder / f"{name}.safetensors")}),
             **_model(parent.metadata),
         }
@@ -233,9 +227,6 @@ def _by_magnitude(spec: MaskSpec, selection: MagnitudeMasks, origins: Origins) -
         if selection.like:
             parents[selection.like] = sha256_of(origins.folder("like") / f"{name}.safetensors")
         metadata = {
-            "method": "magnitude",
-            "direction": name,
-            **({"keep": repr(selection.keep)} if selection.keep else {}),
             "parents": canonical_json(parents),
             **({"model_sha256": facts["inputs"]["init"]} if "init" in facts["inputs"] else {}),
         }
@@ -248,8 +239,7 @@ def _by_family(spec: MaskSpec, selection: FamilyMasks, origins: Origins) -> dict
     made: dict[str, LayerMasks] = {}
     for family, names in methods.members(spec.directions, spec.pivot).items():
         for name, masks in make(spec, selection, origins, names).items():
-            common = {"method": "family", "direction": name, "combine": selection.combine, "family": family}
-            made[name] = LayerMasks(masks.layers, {**common, **masks.metadata})
+            made[name] = LayerMasks(masks.layers, {"family": family, **masks.metadata})
     return {name: made[name] for name in spec.directions}
 
 
@@ -267,8 +257,8 @@ def _pooled_family(
     parents = canonical_json({name: counts.sha256 for name, counts in read.items()})
     result = {}
     for name in names:
-        chosen, values = _selected(pooled, spec.like, name, spec.pivot)
-        result[name] = LayerMasks(chosen, {**values, "parents": parents, **read[name].model})
+        chosen = _selected(pooled, spec.like, name, spec.pivot)
+        result[name] = LayerMasks(chosen, {"parents": parents, **read[name].model})
     return result
 
 
