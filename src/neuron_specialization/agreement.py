@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from neuron_specialization.config import (
     Config,
@@ -106,12 +105,12 @@ def _count_settings(config: Config) -> Iterator[dict[str, Mapping[str, str | Non
 
 
 def _metadata_differences(path: Path, expected: Mapping[str, str | None]) -> list[str]:
-    from neuron_specialization.layer_tensors import read_layers
-
     if not path.is_file():
         return []
+    from neuron_specialization.layer_tensors import read_metadata
+
     try:
-        metadata: Mapping[str, Any] = read_layers(path, ("BOOL", "U8", "I64"))[1]
+        metadata = read_metadata(path)
     except NeuronSpecializationError:
         return []
     recorded = {key: metadata.get(key) for key in expected}

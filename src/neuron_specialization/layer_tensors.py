@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,29 @@ def read_layers(path: str | Path, dtypes: Collection[str]) -> tuple[dict[str, Ve
     Raises:
         MaskError: missing, damaged, truncated or foreign file.
     """
+    with _opened(path, dtypes) as (handle, names):
+        layers: dict[str, Vector] = {name: handle.get_tensor(name) for name in names}
+        metadata = dict(handle.metadata() or {})
+    for name, vector in layers.items():
+        # A foreign writer may store any byte as a bool; numpy would then compare and count wrongly.
+        if vector.dtype == np.bool_ and vector.view(np.uint8).max() > 1:
+            raise MaskError(f"{name} holds bytes that are neither 0 nor 1", where=path)
+    return layers, metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read the metadata of a file of ``write_layers``, of any type, and no vector.
+
+    Raises:
+        MaskError: missing, truncated or foreign file.
+    """
+    with _opened(path, _TYPE_NAMES.values()) as (handle, _):
+        return dict(handle.metadata() or {})
+
+
+@contextmanager
+def _opened(path: str | Path, dtypes: Collection[str]) -> Iterator[tuple[Any, list[str]]]:
+    """Open a file and check its header; yields it and its layers in order."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -121,7 +145,6 @@ def read_layers(path: str | Path, dtypes: Collection[str]) -> tuple[dict[str, Ve
     try:
         with safe_open(path, framework="np") as handle:
             names = check_layers(handle.keys(), path)
-            layers: dict[str, Vector] = {}
             for name in names:
                 part = handle.get_slice(name)
                 kind, shape = part.get_dtype(), part.get_shape()
@@ -129,8 +152,7 @@ def read_layers(path: str | Path, dtypes: Collection[str]) -> tuple[dict[str, Ve
                     raise MaskError(
                         f"{name} is {kind}{shape}, not a vector of {' or '.join(dtypes)}", where=path
                     )
-                layers[name] = handle.get_tensor(name)
-            metadata = dict(handle.metadata() or {})
+            yield handle, names
     except (SafetensorError, OSError, ValueError) as error:
         raise MaskError(
             f"not a readable safetensors file: {error}",
@@ -138,11 +160,6 @@ def read_layers(path: str | Path, dtypes: Collection[str]) -> tuple[dict[str, Ve
             cause="it was cut short or is of another format",
             hint="delete it and run the stage that makes it again",
         ) from None
-    for name, vector in layers.items():
-        # A foreign writer may store any byte as a bool; numpy would then compare and count wrongly.
-        if vector.dtype == np.bool_ and vector.view(np.uint8).max() > 1:
-            raise MaskError(f"{name} holds bytes that are neither 0 nor 1", where=path)
-    return layers, metadata
 
 
 def present_directions(folder: str | Path, suffix: str = ".safetensors") -> list[str]:
