@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -107,25 +108,18 @@ class ScoreTable:
 
         Where the file is there and lacks a metric that another run has for that direction, with the metric.
         """
+        computed: dict[tuple[str, str], set[str]] = {}
+        for (_, testset, direction), score in self.scores.items():
+            computed.setdefault((testset, direction), set()).update(score["metrics"])
         found = []
-        every_run = [run for runs in self.runs.values() for run in runs]
-        for testset in self.testsets:
-            for run in every_run:
-                for row in self.directions:
-                    own = self.scores.get((run, testset, row.direction))
-                    if own is None:
-                        found.append(f"{run}/{testset}/{row.direction}")
-                        continue
-                    found += [
-                        f"{run}/{testset}/{row.direction} ({label(metric)})"
-                        for metric in self.metrics
-                        if metric not in own["metrics"]
-                        and any(
-                            metric in self.scores[other, testset, row.direction]["metrics"]
-                            for other in every_run
-                            if (other, testset, row.direction) in self.scores
-                        )
-                    ]
+        for testset, run, row in product(self.testsets, chain(*self.runs.values()), self.directions):
+            name = f"{run}/{testset}/{row.direction}"
+            own = self.scores.get((run, testset, row.direction))
+            if own is None:
+                found.append(name)
+                continue
+            lacking = computed[testset, row.direction] - own["metrics"].keys()
+            found += [f"{name} ({label(metric)})" for metric in self.metrics if metric in lacking]
         return found
 
     def alternatives(self, testset: str) -> list[dict[str, Any]]:
