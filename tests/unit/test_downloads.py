@@ -149,6 +149,13 @@ class Run:
         assert not self.output.exists() and not source_record(self.output).exists()
         return caught.value
 
+    def leave_part(self, content: bytes) -> Path:
+        """Leave the beginning of a file as a download that was cut short does, without its record."""
+        part = self.output.with_name(".thing.bin.part")
+        part.parent.mkdir(exist_ok=True)
+        part.write_bytes(content)
+        return part
+
     @property
     def leftovers(self) -> list[str]:
         return sorted(path.name for path in self.output.parent.iterdir() if not path.name.endswith(".lock"))
@@ -465,9 +472,7 @@ def test_what_a_mirror_began_is_not_continued_at_the_origin(
 def test_a_mirror_out_of_order_costs_nothing_of_what_the_origin_sent(
     server: Server, entry: CatalogueEntry, run: Run
 ) -> None:
-    part = run.output.with_name(".thing.bin.part")
-    part.parent.mkdir()
-    part.write_bytes(CONTENT[:1_000_000])
+    part = run.leave_part(CONTENT[:1_000_000])
     record = {"url": entry.url, "validator": '"v1"'}
     part.with_name(".thing.bin.part.json").write_text(json.dumps(record))
     server.script = [unavailable] * FAST.attempts
@@ -478,15 +483,13 @@ def test_a_mirror_out_of_order_costs_nothing_of_what_the_origin_sent(
 def test_a_continued_file_that_is_wrong_is_fetched_once_from_the_start(
     server: Server, entry: CatalogueEntry, run: Run
 ) -> None:
-    part = run.output.with_name(".thing.bin.part")
-    part.parent.mkdir()
-    part.write_bytes(OTHER[:1_000_000])
+    run.leave_part(OTHER[:1_000_000])
     assert run(entry).read_bytes() == CONTENT
     assert ranges_asked(server) == ["bytes=1000000-", None]
     run.output.unlink()
     source_record(run.output).unlink()
     # once: a server that has another file is not asked for it again and again
-    part.write_bytes(OTHER[:1_000_000])
+    run.leave_part(OTHER[:1_000_000])
     server.requests.clear()
     server.otherwise = lambda h: h.answer(OTHER)
     run.fails(entry, "wrong checksum")

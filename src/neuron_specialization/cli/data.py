@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,13 @@ def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
     ]
     header = ["pair", "extracted", *reasons, "decontaminated", "over_cap", "train", "valid", "heldout"]
     print_table(header, rows)
-    shared = {pair: count for pair, count in manifest["valid_in_heldout"].items() if count}
-    if shared:
-        counts = ", ".join(f"{pair} {count}" for pair, count in shared.items())
-        click.echo(f"warning: valid segments with text that is also in the test set: {counts}", err=True)
+    if shared := _counted(manifest["valid_in_heldout"]):
+        click.echo(f"warning: valid segments with text that is also in the test set: {shared}", err=True)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """``de-en 3, en-fr 1``: what was counted, without what was not met."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
 @click.command()
@@ -85,18 +89,15 @@ def testset(
     if isinstance(segments, dict):
         segments = sum(segments.values())
     click.echo(f"{segments} segments in {len(manifest['languages'])} languages: {', '.join(splits)}")
-    if not_nfc := manifest.get("not_nfc"):
-        counts = ", ".join(f"{code} {count}" for code, count in not_nfc.items())
+    if not_nfc := _counted(manifest.get("not_nfc", {})):
         click.echo(
-            f"warning: lines that are not in Unicode's NFC: {counts}. Translations are, so that equal text "
+            f"warning: lines that are not in Unicode's NFC: {not_nfc}. Translations are, so that equal text "
             "counts as different and scores are too low. Normalise the files, unless they are published so",
             err=True,
         )
-    shared = {pair: count for pair, count in manifest.get("in_training_text", {}).items() if count}
-    if shared:
-        counts = ", ".join(f"{pair} {count}" for pair, count in shared.items())
+    if shared := _counted(manifest.get("in_training_text", {})):
         click.echo(
-            f"warning: segments with a side that is in the training text: {counts}. "
+            f"warning: segments with a side that is in the training text: {shared}. "
             "corpus.keep_out removes them from there, which trains anew",
             err=True,
         )
