@@ -29,8 +29,9 @@ def trained_groups():
 
 def trained_pairs():
     """Return the systems that are compared with each other and trained here, as JSON."""
-    pairs = [[split_run(run)[0] for run in pair] for pair in comparisons(CONFIG) if set(pair) <= set(TRAINED)]
-    return json.dumps([pair for i, pair in enumerate(pairs) if pair not in pairs[:i]])
+    pairs = [pair for pair in comparisons(CONFIG) if set(pair) <= set(TRAINED)]
+    # runs of several seeds are one pair of systems
+    return json.dumps(list(dict.fromkeys(tuple(split_run(run)[0] for run in pair) for pair in pairs)))
 
 
 def training_tables():

@@ -38,8 +38,8 @@ class RunLosses:
         return self.training.system
 
     @property
-    def training_before(self) -> tuple[str | None, int]:
-        """What it went on from (a checksum), and the updates it made in all: equal where runs compare."""
+    def start_and_updates(self) -> tuple[str | None, int]:
+        """What it went on from (a checksum), and how many updates it made: equal where runs compare."""
         return self.training.init_sha256, max(
             (record["update"] for record in self.training.records), default=0
         )
@@ -143,7 +143,7 @@ def interference(
         compared = [
             (run, theirs[seed])
             for seed, run in ours.items()
-            if seed in theirs and run.training_before == theirs[seed].training_before
+            if seed in theirs and run.start_and_updates == theirs[seed].start_and_updates
         ]
         for direction, group, tier, branch, rows in sets:
             names = [row.direction for row in rows]

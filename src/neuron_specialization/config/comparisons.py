@@ -80,11 +80,11 @@ _NOT_LEARNING = {"validate_every", "save_every", "implementation", "products"}
 def unequal_training(config: Config, system: str, control: str) -> str:
     """How the training of two systems differs beside the masks, as a sentence; empty where it does not."""
     ours, theirs = config.systems[system], config.systems[control]
-    if ours.checkpoint is not None or theirs.checkpoint is not None:
-        if ours.checkpoint is not None and theirs.checkpoint is not None:
-            return ""
-        taken = system if ours.checkpoint is not None else control
-        return f"{taken} was not trained here: whether both had equal training is not known."
+    taken_over = [name for name in (system, control) if config.systems[name].checkpoint is not None]
+    if len(taken_over) == 2:
+        return ""
+    if taken_over:
+        return f"{taken_over[0]} was not trained here: whether both had equal training is not known."
     if ours.init == control:
         more = config.training_of(system).max_updates
         return (
@@ -92,11 +92,9 @@ def unequal_training(config: Config, system: str, control: str) -> str:
             "worth by themselves, a control that had them, too, would show "
             f"({CONTROL}: from the same model, without masks)."
         )
-    settings = [config.training_of(name).model_dump() for name in (system, control)]
+    own, others = (config.training_of(name).model_dump(exclude=_NOT_LEARNING) for name in (system, control))
     differences = [
-        f"{key} {settings[0][key]} against {settings[1][key]}"
-        for key in settings[0]
-        if key not in _NOT_LEARNING and settings[0][key] != settings[1][key]
+        f"{key} {value} against {others[key]}" for key, value in own.items() if value != others[key]
     ]
     if ours.init != theirs.init:
         starts = [f"from {one.init}" if one.init else "from scratch" for one in (ours, theirs)]

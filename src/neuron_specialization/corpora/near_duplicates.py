@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 GRAM = 4
-JACCARD = 0.6
-_SHARED, _OF = 3, 5  # the same in integers
+_SHARED, _OF = 3, 5
+JACCARD = _SHARED / _OF
 # Distinct training segments that are looked at, evenly spread: a million take about a minute. Of more text
 # the share that is found is a lower bound.
 MOST_SEARCHED = 1_000_000
