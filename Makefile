@@ -79,7 +79,7 @@ fuzz: env  ## CASES=10000 hostile inputs for each parser
 	FUZZ_CASES=$(CASES) $(BIN)/python -m pytest $(PYTEST_FLAGS) tests/fuzz
 
 # in the order of the page; each says what it needs (most: a finished `make demo`)
-BENCHMARKS := training_throughput waiting optimizer vocabulary specialised_step ffn_layer memory \
+BENCHMARKS := training_throughput waiting recipe vocabulary specialised_step ffn_layer memory \
   data_loading activations masks_paper_size published_table translation startup
 BENCH ?= $(BENCHMARKS)
 

@@ -15,7 +15,7 @@ ORDER = (
     *(
         "training_throughput",
         "waiting",
-        "optimizer",
+        "recipe",
         "vocabulary",
         "specialised_step_d128",
         "specialised_step_d512",
