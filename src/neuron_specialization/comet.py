@@ -149,6 +149,8 @@ def run_comet(
             input=json.dumps(request),
             capture_output=True,
             text=True,
+            # a progress bar in another encoding is no reason to lose the scores
+            errors="replace",
             check=False,
         )
         if done.returncode == comet_runner.NOT_INSTALLED:
