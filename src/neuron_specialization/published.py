@@ -188,7 +188,8 @@ def read_recorded(path: str | Path) -> list[PublishedScore]:
     """Read recorded scores: CSV with system, direction, bleu, chrfpp (or chrf++); maybe comet, bleu_verbose.
 
     Raises:
-        ScoringError: a column is missing, a score is not a number, or a direction is listed twice.
+        ScoringError: a column is missing, a score is not a number, a line has none, or a direction is listed
+            twice.
     """
     scores: dict[tuple[str, str], PublishedScore] = {}
     with Path(path).open(encoding="utf-8", newline="") as handle:
@@ -208,6 +209,8 @@ def read_recorded(path: str | Path) -> list[PublishedScore]:
                 values = {metric: float(text) for metric, text in texts.items() if text}
             except ValueError as error:
                 raise ScoringError(f"not a score: {error}", where=where) from None
+            if not values:
+                raise ScoringError("a line without a score", where=where)
             key = (row["system"], row["direction"])
             if key in scores:
                 raise ScoringError(f"{key[0]}/{key[1]} is listed twice", where=where)
