@@ -350,6 +350,15 @@ def test_busy_server_names_its_time(server: Server, entry: CatalogueEntry, run: 
     assert any("429" in message for message in run.messages)
 
 
+def test_numbers_in_headers_are_decimal_or_none(server: Server, entry: CatalogueEntry, run: Run) -> None:
+    # Latin-1 has digits that are no numbers
+    server.script = [
+        lambda handler: handler.answer(b"", status=429, headers={"Retry-After": "\xb2"}),
+        lambda handler: handler.answer(length=None, headers={"Content-Length": "\xb2"}),
+    ]
+    assert run(entry).read_bytes() == CONTENT
+
+
 def test_no_server(entry: CatalogueEntry, run: Run) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
