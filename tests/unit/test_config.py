@@ -119,6 +119,8 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
             ["masks are made from one baseline", "go on from a, b"],
         ),
         ({"testsets": {"t": {"source": "folder"}}}, ["needs path:"]),
+        ({"testsets": {"t": {"path": "mine"}}}, ["testsets.t: path: is for source: folder or flores200"]),
+        ({"corpus": {"path": "mine"}}, ["corpus.path is for corpus.source: local or data-bin"]),
         ({"corpus": {"keep_out": ["heldout"]}}, ["corpus.keep_out: 'heldout' is no test set with source"]),
         (
             {"corpus": {"source": "data-bin", "path": "x", "keep_out": ["t"]}},

@@ -100,6 +100,10 @@ class Corpus(Section):
             raise ValueError(
                 "corpus.source is local: set corpus.path to the folder with train.<src>-<tgt>.<lang>"
             )
+        if self.source == "homeassistant" and self.path:
+            raise ValueError(
+                "corpus.path is for corpus.source: local or data-bin; homeassistant is downloaded"
+            )
         if self.source == "data-bin" and not (self.path or self.dataset):
             raise ValueError("corpus.source is data-bin: set corpus.path or corpus.dataset")
         if self.source == "data-bin" and self.path and self.dataset:
@@ -240,6 +244,10 @@ class Testset(Section):
         if self.source == "folder" and not self.path:
             raise ValueError(
                 "a testset with source: folder needs path: the folder of <split>.<language> files"
+            )
+        if self.source in ("corpus", "data-bin") and self.path:
+            raise ValueError(
+                f"path: is for source: folder or flores200; source: {self.source} takes the corpus's own text"
             )
         return self
 
