@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuron_specialization.activations import read_activations
 from neuron_specialization.errors import MaskError
-from neuron_specialization.mask_plots import branch_ticks, by_branch, layer_label
+from neuron_specialization.mask_plots import branch_ticks, by_branch, layer_label, nothing_to_compare
 from neuron_specialization.plots import DASHES, new_figure, save, style_of
 
 Rates = dict[str, dict[str, NDArray[np.float64]]]
@@ -132,8 +132,9 @@ def plot_neurons(rates: Rates, overlap: Mapping[str, Any], selection: str, folde
     """
     groups = {name: group for name, group in overlap["groups"].items() if len(group["directions"]) > 1}
     layers = list(overlap["neurons"])
-    figure, axes = new_figure(3.6, 1, max(1, len(groups)))
-    image: Any = None
+    if not groups:
+        return nothing_to_compare(f"neurons-{selection}", folder)
+    figure, axes = new_figure(3.6, 1, len(groups))
     for column, (name, group) in enumerate(groups.items()):
         panel = axes[0, column]
         order, edges = by_branch(overlap, group["directions"])
@@ -159,8 +160,6 @@ def plot_neurons(rates: Rates, overlap: Mapping[str, Any], selection: str, folde
             panel.set_xticks(*branch_ticks(overlap, names, edges), fontsize=6)
         panel.set_title(f"{name}: {len(chosen)} of {len(owners):,} neurons")
         figure.colorbar(image, ax=panel, label="active positions, %", aspect=30, pad=0.02)
-    if not groups:
-        axes[0, 0].set_axis_off()
     return save(
         figure,
         folder,

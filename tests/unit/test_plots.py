@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from neuron_specialization.activations import Counts, write_activations
-from neuron_specialization.activity_plots import selectivity
+from neuron_specialization.activity_plots import plot_neurons, selectivity
 from neuron_specialization.cli import main
 from neuron_specialization.errors import MaskError, TrainingError
 from neuron_specialization.mask_plots import layer_label, plot_masks
@@ -183,6 +184,8 @@ def test_activity_figures(tmp_path: Path) -> None:
     # the directions, ordered by branch, as they are in the data
     assert [text for text in neurons if text.startswith("en-")] == ["en-de", "en-sv", "en-es", "en-fr"]
     assert "en→X: 24 of 32 neurons" in neurons
+    (svg, _) = plot_neurons({}, selection(["de"], 1), "k95", tmp_path)
+    assert any("no two masks to compare" in text for text in texts_of(svg))
 
 
 def test_figures_of_score_differences(tmp_path: Path) -> None:
@@ -192,6 +195,15 @@ def test_figures_of_score_differences(tmp_path: Path) -> None:
     assert svg.name == "deltas-heldout-ns-continued.svg"
     assert {"high  en-de", "high  de-en", "mean en→X", "mean all", "Δ BLEU: ns − continued"} <= set(texts)
     assert any("500 segments a direction" in text for text in texts)
+    # directions may be listed in any order
+    mixed = [("en-de", "en→X"), ("de-en", "X→en"), ("en-nl", "en→X"), ("nl-en", "X→en")]
+    found = comparison(0.5, 0.01)
+    rows = [replace(row, direction=name) for name, _ in mixed for row in found.directions[:1]]
+    groups = [DirectionGroup(name, group, "high", "Germanic") for name, group in mixed]
+    texts = texts_of(plot_deltas(replace(found, directions=rows), groups, tmp_path)[0])
+    assert [text for text in texts if text.startswith(("high", "mean "))] == [
+        *("high  en-de", "high  en-nl", "mean en→X", "high  de-en", "high  nl-en", "mean X→en", "mean all")
+    ]
     content = selection(["de", "sv", "es"], 1)
     points = [SweepPoint(f"k{k}", k, content, [comparison(k / 100, 0.1)]) for k in (95, 70)]
     texts = texts_of(plot_sweep(points, tmp_path)[0])
