@@ -28,7 +28,13 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import read_json
 from neuron_specialization.machine import usable_cores
-from neuron_specialization.scoring import BOOTSTRAP_SEED, MetricUnavailableError, build_metric, read_texts
+from neuron_specialization.scoring import (
+    BOOTSTRAP_SEED,
+    MetricUnavailableError,
+    build_metric,
+    interval,
+    read_texts,
+)
 from neuron_specialization.tables import DirectionGroup, direction_sets
 
 
@@ -92,6 +98,11 @@ class GroupResult:
     low: float
     high: float
     p: float
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """The set: group, tier, branch."""
+        return self.group, self.tier, self.branch
 
 
 @dataclass(frozen=True)
@@ -234,13 +245,6 @@ def _signature(metric: Any, settings: Settings) -> str:
     return str(signature.format())
 
 
-def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """The bounds that leave (1 − confidence)/2 of the values on either side."""
-    ordered = sorted(values)
-    tail = int(len(ordered) * (1 - confidence) / 2 + 1e-9)
-    return ordered[tail], ordered[-tail - 1]
-
-
 def bootstrap_p_value(values: Sequence[float]) -> float:
     """Two-sided p-value of "the difference is zero": twice the smaller share of resamples beyond zero.
 
@@ -260,7 +264,7 @@ def compare(
     settings: Settings,
     *,
     processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Comparison:
     """Compare two systems in every direction and over every group of directions.
 
@@ -270,7 +274,7 @@ def compare(
         groups: the directions with group, tier and branch.
         settings: metrics, samples, trials, confidence, seed.
         processes: directions at a time; None takes every CPU this process may use.
-        progress: called with (directions done, directions in all).
+        progress: called with 1 for each direction that is done.
 
     Raises:
         ScoringError: a direction's texts are missing or short, or no metric can be computed. One that cannot
@@ -295,7 +299,7 @@ def compare(
             results += found
             differences[item.direction] = resampled
             if progress is not None:
-                progress(len(differences), len(files))
+                progress(1)
     corrected = [
         row for name in settings.metrics for row in _corrected([r for r in results if r.metric == name])
     ]

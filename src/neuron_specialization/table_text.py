@@ -90,7 +90,7 @@ def _sets_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], li
 def _systems_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a row for each system, a column for each whole group, and what there is of all."""
     sets = _by_set([mean for mean in means if mean.tier == mean.branch == ALL or mean.group == ALL])
-    first_control = dict(reversed(delta_pairs(means)))
+    first_control = dict(_first_deltas(means))
     rows = []
     for system in table.systems:
         control = first_control.get(system)
@@ -238,7 +238,7 @@ def _build(table: ScoreTable, means: Sequence[Mean], testset: str, metrics: Sequ
     shown = _plain_table(title)
     shown.add_column("direction", no_wrap=True)
     of_table = [mean for mean in means if mean.testset == testset and mean.metric in metrics]
-    deltas = _shown_deltas(of_table)
+    deltas = _first_deltas(of_table)
     for metric in metrics:
         names = [f"{label(metric)}\n{system}" for system in table.systems]
         names += [f"Δ {system}\n− {control}" for system, control in deltas]
@@ -260,8 +260,8 @@ def _build(table: ScoreTable, means: Sequence[Mean], testset: str, metrics: Sequ
     return shown
 
 
-def _shown_deltas(means: Sequence[Mean]) -> list[tuple[str, str]]:
-    """The differences with a column in the terminal: each system to its first control; the files have all."""
+def _first_deltas(means: Sequence[Mean]) -> list[tuple[str, str]]:
+    """The differences where there is no room for all: of each system to its first control."""
     first: dict[str, str] = {}
     for system, control in delta_pairs(means):
         first.setdefault(system, control)
@@ -338,11 +338,8 @@ def print_comparison(console: Console, result: Comparison) -> None:
         shown.add_section()
         for group in result.groups:
             if group.metric == metric and group.branch == ALL:
-                name = ", ".join(
-                    ["all" if group.group == ALL else group.group, *([group.tier] * (group.tier != ALL))]
-                )
                 shown.add_row(
-                    *(f"{name} ({group.directions})", "", f"better in {group.better}"),
+                    *(f"{set_name(*group.place)} ({group.directions})", "", f"better in {group.better}"),
                     *_difference_cells(group, metric),
                     _p_value(group.p),
                     "",

@@ -68,6 +68,11 @@ class ScoreTable:
         """The systems, in order."""
         return list(self.runs)
 
+    @property
+    def all_runs(self) -> list[str]:
+        """The runs of all systems, system by system."""
+        return list(chain(*self.runs.values()))
+
     def seed_of(self, run: str) -> int | None:
         """The seed of a run, None where it is not known."""
         seed = split_run(run)[1]
@@ -80,7 +85,9 @@ class ScoreTable:
 
     def score(self, system: str, testset: str, direction: str, metric: str) -> float | None:
         """The score of a system, the mean over its seeds, or None where that of a run is missing."""
-        return _mean([self.score_of_run(run, testset, direction, metric) for run in self.runs[system]])
+        return complete_mean(
+            [self.score_of_run(run, testset, direction, metric) for run in self.runs[system]]
+        )
 
     def length_ratio(self, run: str, testset: str, direction: str) -> float | None:
         """Tokens of the translation over those of the reference, as BLEU counts them; None if not known.
@@ -94,7 +101,7 @@ class ScoreTable:
 
     def mean_length_ratio(self, system: str, testset: str, group: str) -> float | None:
         """The mean of ``length_ratio`` over seeds and the directions of a group (all: those trained)."""
-        return _mean(
+        return complete_mean(
             [
                 self.length_ratio(run, testset, row.direction)
                 for run in self.runs[system]
@@ -112,7 +119,7 @@ class ScoreTable:
         for (_, testset, direction), score in self.scores.items():
             computed.setdefault((testset, direction), set()).update(score["metrics"])
         found = []
-        for testset, run, row in product(self.testsets, chain(*self.runs.values()), self.directions):
+        for testset, run, row in product(self.testsets, self.all_runs, self.directions):
             name = f"{run}/{testset}/{row.direction}"
             own = self.scores.get((run, testset, row.direction))
             if own is None:
@@ -125,10 +132,10 @@ class ScoreTable:
     def alternatives(self, testset: str) -> list[dict[str, Any]]:
         """The scores of a test set that have a second reading of the text (see ``scoring.score_all``)."""
         return [
-            self.scores[system, testset, row.direction]
+            self.scores[run, testset, row.direction]
             for row in self.directions
-            for system in (run for runs in self.runs.values() for run in runs)
-            if "alternative" in self.scores.get((system, testset, row.direction), {})
+            for run in self.all_runs
+            if "alternative" in self.scores.get((run, testset, row.direction), {})
         ]
 
     def signatures(self, testset: str, metric: str) -> list[str]:
@@ -285,8 +292,7 @@ def _check_comparable(table: ScoreTable) -> None:
         for row in table.directions:
             scores = {
                 run: table.scores[run, testset, row.direction]
-                for runs in table.runs.values()
-                for run in runs
+                for run in table.all_runs
                 if (run, testset, row.direction) in table.scores
             }
             for key, name in (("reference_sha256", "references"), ("detokenizer", "detokenizers")):
@@ -354,10 +360,9 @@ def _means(
     """One mean a system over the directions; ``place``: test set, group, tier, branch."""
     found = {
         run: [table.score_of_run(run, place[0], row.direction, metric) for row in rows]
-        for runs in table.runs.values()
-        for run in runs
+        for run in table.all_runs
     }
-    by_run = {run: _mean(values) for run, values in found.items()}
+    by_run = {run: complete_mean(values) for run, values in found.items()}
     means = []
     for system, runs in table.runs.items():
         # a control is compared only with those after it: not twice with the sign turned
@@ -372,10 +377,10 @@ def _means(
         ]
         means.append(
             Mean(
-                *(*place, metric, system, _mean(values)),
+                *(*place, metric, system, complete_mean(values)),
                 present=sum(complete),
                 expected=len(rows),
-                deltas={control: _mean(values) for control, values in differences.items()},
+                deltas={control: complete_mean(values) for control, values in differences.items()},
                 sd=_deviation(values),
                 seeds=len(runs),
                 delta_sds={control: _deviation(values) for control, values in differences.items()},
@@ -422,7 +427,8 @@ def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, 
     return [entry for entry in sets if entry[3]]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def complete_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of values, None where one of them is missing or there is none."""
     present = [value for value in values if value is not None]
     return fmean(present) if present and len(present) == len(values) else None
 

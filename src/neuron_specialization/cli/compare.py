@@ -70,7 +70,7 @@ def compare(
         result = compare_systems(
             *(system, control, testset, files, rows, settings),
             processes=processes,
-            progress=lambda done, _: bar.update(1),
+            progress=bar.update,
         )
     if output is not None:
         write_json(output, result.as_json())
