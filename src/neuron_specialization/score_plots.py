@@ -41,7 +41,7 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
         results: dict[ForestRow, DirectionResult | GroupResult] = {
             r.direction: r for r in comparison.directions if r.metric == metric
         }
-        results |= {(g.group, g.tier, g.branch): g for g in comparison.groups if g.metric == metric}
+        results |= {g.place: g for g in comparison.groups if g.metric == metric}
         panel.axvline(0, color="black", linewidth=0.8)
         for y, row in enumerate(rows):
             if isinstance(row, str):
@@ -73,7 +73,7 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
 
 def _forest_rows(comparison: Comparison, where: Mapping[str, DirectionGroup]) -> list[ForestRow | None]:
     """Directions by group, tier and branch, each group's means under it; None is a line between groups."""
-    sets = list(dict.fromkeys((g.group, g.tier, g.branch) for g in comparison.groups))
+    sets = list(dict.fromkeys(g.place for g in comparison.groups))
     present = list(dict.fromkeys(r.direction for r in comparison.directions))
     tiers = list(dict.fromkeys(row.tier for row in where.values()))
     rows: list[ForestRow | None] = []
