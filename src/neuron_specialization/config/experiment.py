@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -179,11 +179,11 @@ class Config(Section):
                 )
             if system.masks is not None and system.masks not in self.masks:
                 raise ValueError(f"systems.{name}.masks: no selection is called {system.masks!r} in masks:")
-        masked = {system.init for system in self.systems.values() if system.masks}
+        masked = {system.init for system in self.systems.values() if system.masks and system.init}
         if len(masked) > 1:
             raise ValueError(
                 "systems: masks are made from one baseline, but those with masks: go on from "
-                f"{_listed(masked)}; give each baseline its own experiment"
+                f"{', '.join(sorted(masked))}; give each baseline its own experiment"
             )
 
     def _check_selections(self) -> None:
@@ -403,7 +403,3 @@ class Config(Section):
             "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed",
             "branch": next(iter(branches)) if len(branches) == 1 else "mixed",
         }
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(sorted(str(name) for name in names))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from neuron_specialization.corpora.catalogue import catalogue
+from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.directions import LANGUAGE_PATTERN
+from neuron_specialization.errors import DownloadError
 
 
 def _as_written(value: Any) -> Any:
@@ -45,11 +45,10 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 def in_catalogue(key: str, name: str) -> None:
     """Raise ValueError (for pydantic) unless the catalogue of downloads has the name."""
-    known = catalogue()
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{key}: data/catalogue.tsv has no {name!r}{suggestion}")
+    try:
+        catalogue_entry(name)
+    except DownloadError as error:
+        raise ValueError(f"{key}: {error.what}") from None
 
 
 def _is_file_name(text: str) -> bool:

@@ -30,7 +30,7 @@ from neuron_specialization.corpora.transfer import (
     plain_problem,
     refuse_html,
 )
-from neuron_specialization.errors import DownloadError
+from neuron_specialization.errors import DownloadError, NeuronSpecializationError
 from neuron_specialization.files import read_json, sha256_of, write_json
 from neuron_specialization.unfinished import unfinished_folder
 
@@ -375,7 +375,7 @@ def _publish(entry: CatalogueEntry, path: Path, output: Path, source: str, repor
 def _seen(output: Path) -> str | None:
     try:
         return str(read_json(source_record(output))["sha256"])
-    except Exception:
+    except (NeuronSpecializationError, KeyError, TypeError):
         # no record, or not ours: there is nothing to compare with
         return None
 
