@@ -48,25 +48,21 @@ def masks(file: Path, as_json: bool) -> None:
 @_json
 def activations(file: Path, as_json: bool) -> None:
     """The counts of one direction: positions, dead neurons, how few neurons make up 95 % of the activity."""
-    import numpy as np
-
     from neuron_specialization.activations import read_activations
+    from neuron_specialization.masks import select
 
     layers, metadata = read_activations(file)
     positions = _positions(metadata)
     facts: dict[str, dict[str, Any]] = {}
     for layer, counts in layers.items():
-        ordered = np.sort(counts)[::-1]
-        total = int(ordered.sum())
+        total = int(counts.sum())
         of_side = positions.get(layer.partition(".")[0])
         facts[layer] = {
             "neurons": int(counts.size),
             "never_active": int((counts == 0).sum()),
-            "neurons_of_95_percent": int(np.searchsorted(np.cumsum(ordered), 0.95 * total) + 1)
-            if total
-            else 0,
+            "neurons_of_95_percent": int(select(counts, 95.0).sum()) if total else 0,
             "mean_rate": total / (counts.size * of_side) if of_side else None,
-            "highest_rate": int(ordered[0]) / of_side if of_side else None,
+            "highest_rate": int(counts.max()) / of_side if of_side else None,
         }
     if as_json:
         _print_json({"file": str(file), "metadata": metadata, "layers": facts})

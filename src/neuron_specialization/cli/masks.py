@@ -258,7 +258,7 @@ class Progress:
         """Some more units are done."""
         self.done += units
         now = time.monotonic()
-        if now - self.shown < (0.2 if self.live else 10) or not self.done:
+        if now - self.shown < (0.2 if self.live else 10):
             return
         self.shown = now
         speed = self.done / (now - self.started)
