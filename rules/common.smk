@@ -116,11 +116,15 @@ def downloaded(name):
     return ancient(f"{DOWNLOADS}/{catalogue()[name].file}")
 
 
+def testset_folder(testset):
+    """Return the folder of a test set's text."""
+    return f"{RESULTS}/testsets/{testset}" if testset in EXTERNAL_TESTSETS else f"{RESULTS}/corpus/heldout"
+
+
 def testset_text(testset, direction, side):
     """Return the file of one side (0 source, 1 target) of a direction's test text."""
-    folder = f"testsets/{testset}" if testset in EXTERNAL_TESTSETS else "corpus/heldout"
     codes = direction.split("-")
-    return f"{RESULTS}/{folder}/{'-'.join(sorted(codes))}.{codes[side]}"
+    return f"{testset_folder(testset)}/{'-'.join(sorted(codes))}.{codes[side]}"
 
 
 def mask_folder(selection):

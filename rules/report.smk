@@ -142,7 +142,7 @@ rule compare:
         "../envs/workflow.yaml"
     params:
         translations=f"{RESULTS}/translations",
-        texts=reference_folder,
+        texts=test_folder,
         groups=json.dumps(CONFIG.groups(), ensure_ascii=False),
         metrics=",".join(CONFIG.scoring.metrics),
         detokenizer=CONFIG.scoring.detokenizer,

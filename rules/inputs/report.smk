@@ -36,11 +36,6 @@ def reference_files(wildcards):
     return [testset_text(wildcards.testset, direction, side=1) for direction in SCORED]
 
 
-def reference_folder(wildcards):
-    """Return the folder of the references."""
-    return str(Path(testset_text(wildcards.testset, SCORED[0], side=1)).parent)
-
-
 def comparison_file(testset, system, control):
     """Return the file of a comparison."""
     return f"{RESULTS}/comparisons/{testset}/{system}-{control}.json"
