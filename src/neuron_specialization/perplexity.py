@@ -83,7 +83,7 @@ def write_perplexity_csv(
         writer.writerow([*fields, "update", "nll", "perplexity", "published", "from", "start"])
         for run in runs:
             system, own_seed = split_run(run.run)
-            shown = own_seed if own_seed is not None else "" if seed is None else seed
+            shown = seed if own_seed is None else own_seed
             origin = run.training.origin
             start = [split_run(origin.system)[0] if origin else "", run.training.start]
             for row in groups:

@@ -144,12 +144,13 @@ def parse_record(line: str) -> Record | None:
         values = json.loads(match["json"])
     except (ValueError, RecursionError):
         return None  # half a line: the trainer was killed while writing it
-    prefix, kind = ("valid_", "valid") if match["tag"] == "valid" else ("", "train")
+    kind: Literal["train", "valid"] = "valid" if match["tag"] == "valid" else "train"
+    prefix = "valid_" if kind == "valid" else ""
     update, loss = _float(values.get(f"{prefix}num_updates")), _float(values.get(f"{prefix}loss"))
     if update is None or loss is None or not 0 <= update < _MAX_UPDATE:
         return None
     return Record(
-        kind="valid" if kind == "valid" else "train",
+        kind=kind,
         update=int(update),
         loss=loss,
         nll=_float(values.get(f"{prefix}nll_loss")),
