@@ -705,7 +705,7 @@ def test_a_full_disk(trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> N
         patched.setattr(MetricsFile, "add", full)
         code, text = trainings.run(FAKE_SECONDS_PER_UPDATE=0.01)
     assert code == 1
-    assert "No space left on device" in text
+    assert "No space left on device" in text and "likely cause: the disk is full" in text
     (pid,) = trainings.records("pid")
     assert not alive(pid)
     assert trainings.run()[0] == 0
@@ -723,5 +723,5 @@ def test_a_folder_that_cannot_be_written(trainings: Trainings, tmp_path: Path) -
     (tmp_path / "training").write_text("a file where a folder should be")
     code, text = trainings.run()
     assert code == 1
-    assert "cannot be read or written" in text
+    assert "cannot be read or written" in text and "disk is full" not in text
     assert "Traceback" not in text
