@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from neuron_specialization.files import atomic_text
+from neuron_specialization.means import controls_of
 from neuron_specialization.run_names import split_run
-from neuron_specialization.tables import ALL, DirectionGroup, controls_of, direction_sets
+from neuron_specialization.tables import ALL, DirectionGroup, direction_sets
 from neuron_specialization.training_curves import TrainingRun, finished_run, read_runs
 
 

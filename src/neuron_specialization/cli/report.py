@@ -11,8 +11,9 @@ import click
 from neuron_specialization.cli.options import first_seed_option, groups_option, name_list
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.files import read_json
+from neuron_specialization.means import summarise, summarise_directions
 from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
-from neuron_specialization.tables import DirectionGroup, read_scores, summarise, summarise_directions
+from neuron_specialization.tables import DirectionGroup, read_scores
 
 
 def parse_groups(text: str) -> list[DirectionGroup]:
