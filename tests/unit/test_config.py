@@ -120,6 +120,14 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
         ),
         ({"testsets": {"t": {"source": "folder"}}}, ["needs path:"]),
         ({"testsets": {"t": {"path": "mine"}}}, ["testsets.t: path: is for source: folder or flores200"]),
+        # what scoring would refuse after the trainings
+        ({"testsets": {}}, ["testsets: is empty"]),
+        ({"testsets": {"t": {"splits": []}}}, ["testsets.t.splits: List should have at least 1 item"]),
+        ({"testsets": {"t": {"splits": ["dev", "dev"]}}}, ["testsets.t.splits: listed twice: dev"]),
+        ({"scoring": {"metrics": []}}, ["scoring.metrics: List should have at least 1 item"]),
+        ({"scoring": {"metrics": ["bleu", "bleu"]}}, ["scoring.metrics: listed twice: bleu"]),
+        ({"scoring": {"bootstrap_samples": 1}}, ["one resample makes no interval"]),
+        ({"report": {"trials": 1}}, ["report.trials: Input should be greater than or equal to 2"]),
         ({"corpus": {"path": "mine"}}, ["corpus.path is for corpus.source: local or data-bin"]),
         ({"corpus": {"keep_out": ["heldout"]}}, ["corpus.keep_out: 'heldout' is no test set with source"]),
         (

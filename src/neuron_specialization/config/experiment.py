@@ -29,6 +29,7 @@ from neuron_specialization.config.sections import (
     Training,
     Translation,
     Vocabulary,
+    each_once,
     in_catalogue,
 )
 from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
@@ -69,10 +70,7 @@ class Config(Section):
     def _unique_languages(cls, languages: list[str]) -> list[str]:
         if len(languages) < 2:
             raise ValueError("at least two languages are needed")
-        repeated = sorted({code for code in languages if languages.count(code) > 1})
-        if repeated:
-            raise ValueError(f"listed twice: {', '.join(repeated)}")
-        return languages
+        return each_once(languages)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -139,6 +137,8 @@ class Config(Section):
                 )
 
     def _check_testsets(self) -> None:
+        if not self.testsets:
+            raise ValueError("testsets: is empty")
         for name in self.corpus.keep_out:
             if name not in self.testsets or self.testsets[name].source not in ("flores200", "folder"):
                 raise ValueError(
