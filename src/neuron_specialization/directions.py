@@ -64,6 +64,12 @@ class Direction:
             return f"X→{pivot}"
         return "X→Y"
 
+    def other(self, pivot: str | None) -> str | None:
+        """The language that is not the pivot; None where neither is the pivot."""
+        if self.source == pivot:
+            return self.target
+        return self.source if self.target == pivot else None
+
     def through(self, pivot: str) -> tuple[str, str]:
         """The directions to the pivot and from it that make up this one, e.g. ``de-en`` and ``en-fr``."""
         return f"{self.source}-{pivot}", f"{pivot}-{self.target}"

@@ -319,7 +319,7 @@ class Config(Section):
 
     def tier_of(self, direction: Direction) -> str:
         """The tier of the direction's non-pivot language; ``all`` where no tiers are set."""
-        code = direction.target if direction.source == self.pivot else direction.source
+        code = direction.other(self.pivot) or direction.source
         return next((tier for tier, codes in self.tier_lists().items() if code in codes), "all")
 
     def train_cap(self, pair: str) -> int | None:
@@ -383,7 +383,7 @@ class Config(Section):
                     {"direction": str(direction), "group": ZERO_SHOT, **self._zero_shot_row(direction)}
                 )
                 continue
-            code = direction.target if direction.source == self.pivot else direction.source
+            code = direction.other(self.pivot) or direction.source
             rows.append(
                 {
                     "direction": str(direction),
