@@ -16,6 +16,8 @@ LANGUAGE_PATTERN = r"[a-z]{2,3}(?:_[A-Za-z0-9]{2,8})*"
 ZERO_SHOT = "zero-shot"
 # the branch of a language that the table does not know
 UNKNOWN_BRANCH = "other"
+# the tier of a language that no tier lists, beside tiers that list others
+NO_TIER = "no tier"
 DIRECTION_PATTERN = rf"{LANGUAGE_PATTERN}-{LANGUAGE_PATTERN}"
 
 

@@ -32,7 +32,7 @@ from neuron_specialization.config.sections import (
     each_once,
     in_catalogue,
 )
-from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
+from neuron_specialization.directions import NO_TIER, ZERO_SHOT, Direction, branch_of, known_languages
 
 
 class Config(Section):
@@ -83,6 +83,8 @@ class Config(Section):
             raise ValueError("directions: is empty; remove the key for all pairs with the pivot")
         tiered: dict[str, str] = {}
         for tier, codes in self.tier_lists().items():
+            if tier in ("all", "mixed"):
+                raise ValueError(f"tiers: {tier!r} has a meaning in the tables; give it another name")
             for code in codes:
                 if code not in self.languages:
                     raise ValueError(f"tiers.{tier}: {code!r} is not among languages")
@@ -318,9 +320,11 @@ class Config(Section):
         return self.tiers
 
     def tier_of(self, direction: Direction) -> str:
-        """The tier of the direction's non-pivot language; ``all`` where no tiers are set."""
+        """The tier of the direction's non-pivot language; ``all`` without tiers, ``no tier`` if in none."""
         code = direction.other(self.pivot) or direction.source
-        return next((tier for tier, codes in self.tier_lists().items() if code in codes), "all")
+        tiers = self.tier_lists()
+        found = (tier for tier, codes in tiers.items() if code in codes)
+        return next(found, NO_TIER if any(tiers.values()) else "all")
 
     def train_cap(self, pair: str) -> int | None:
         """How many training segments a pair may keep; the smaller of its two languages' caps; None = all."""
