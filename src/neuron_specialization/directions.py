@@ -16,6 +16,8 @@ LANGUAGE_PATTERN = r"[a-z]{2,3}(?:_[A-Za-z0-9]{2,8})*"
 ZERO_SHOT = "zero-shot"
 # the branch of a language that the table does not know
 UNKNOWN_BRANCH = "other"
+# the tier of a language that no tier lists, beside tiers that list others
+NO_TIER = "no tier"
 DIRECTION_PATTERN = rf"{LANGUAGE_PATTERN}-{LANGUAGE_PATTERN}"
 
 
@@ -63,6 +65,12 @@ class Direction:
         if pivot and self.target == pivot:
             return f"X→{pivot}"
         return "X→Y"
+
+    def other(self, pivot: str | None) -> str | None:
+        """The language that is not the pivot; None where neither is the pivot."""
+        if self.source == pivot:
+            return self.target
+        return self.source if self.target == pivot else None
 
     def through(self, pivot: str) -> tuple[str, str]:
         """The directions to the pivot and from it that make up this one, e.g. ``de-en`` and ``en-fr``."""

@@ -25,6 +25,9 @@ def plot_masks(overlap: Mapping[str, Any], selection: str, folder: str | Path) -
 
     Returns:
         The files: ``sparsity-``, ``overlap-`` and ``similarity-<selection>``, each ``.svg`` and ``.png``.
+
+    Raises:
+        MaskError: the content is not that of an overlap.json.
     """
     missing = [key for key in ("neurons", "directions", "groups") if key not in overlap]
     if missing:
@@ -52,6 +55,7 @@ def sides_of(layers: Sequence[str]) -> list[list[int]]:
 
 
 def label_layers(axes: Any, layers: Sequence[str], neurons: Mapping[str, int]) -> None:
+    """Name the layers along the x axis, and under it how wide they are (layer → d_ff)."""
     axes.set_xticks(range(len(layers)), [layer_label(layer) for layer in layers])
     widths = sorted(set(neurons.values()))
     axes.set_xlabel(
@@ -247,7 +251,5 @@ def _label_directions(
 
 
 def other_language(direction: str, pivot: str | None) -> str:
-    parsed = Direction.parse(direction)
-    if pivot == parsed.source:
-        return parsed.target
-    return parsed.source if pivot == parsed.target else direction
+    """What tells a direction from others of its group: the language that is not the pivot, or its name."""
+    return Direction.parse(direction).other(pivot) or direction

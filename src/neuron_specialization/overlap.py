@@ -98,10 +98,8 @@ def overlap(
 
 
 def _branch(direction: Direction, pivot: str | None, branch: Callable[[str], str]) -> str:
-    if direction.source == pivot:
-        return branch(direction.target)
-    if direction.target == pivot:
-        return branch(direction.source)
+    if other := direction.other(pivot):
+        return branch(other)
     both = (branch(direction.source), branch(direction.target))
     return UNKNOWN_BRANCH if UNKNOWN_BRANCH in both else "-".join(both)
 

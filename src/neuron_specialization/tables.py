@@ -292,7 +292,7 @@ def in_group(own: str, group: str) -> bool:
 
 
 def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, list[DirectionGroup]]]:
-    """The sets of directions that get a mean: (group, tier, branch, directions)."""
+    """The sets of directions that get a mean: (group, tier, branch, directions), each name once."""
     groups = list(dict.fromkeys(row.group for row in rows))
     tiers = list(dict.fromkeys(row.tier for row in rows))
     branches = list(dict.fromkeys(row.branch for row in rows))
@@ -300,7 +300,11 @@ def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, 
     for group in [*groups, ALL] if len(groups) > 1 else groups or [ALL]:
         of_group = [row for row in rows if in_group(row.group, group)]
         if len(tiers) > 1:
-            sets += [(group, tier, ALL, [row for row in of_group if row.tier == tier]) for tier in tiers]
+            sets += [
+                (group, tier, ALL, [row for row in of_group if row.tier == tier])
+                for tier in tiers
+                if tier != ALL
+            ]
         if len(branches) > 1:
             sets += [(group, ALL, name, [row for row in of_group if row.branch == name]) for name in branches]
         sets.append((group, ALL, ALL, of_group))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from neuron_specialization.config.advice import advice
 from neuron_specialization.config.comparisons import unequal_training
 from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
 from neuron_specialization.errors import ConfigError
+from neuron_specialization.tables import DirectionGroup, direction_sets
 from tests.conftest import REPOSITORY
 
 
@@ -120,6 +122,15 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
         ),
         ({"testsets": {"t": {"source": "folder"}}}, ["needs path:"]),
         ({"testsets": {"t": {"path": "mine"}}}, ["testsets.t: path: is for source: folder or flores200"]),
+        ({"tiers": {"all": ["de"]}}, ["tiers: 'all' has a meaning in the tables"]),
+        # what scoring would refuse after the trainings
+        ({"testsets": {}}, ["testsets: is empty"]),
+        ({"testsets": {"t": {"splits": []}}}, ["testsets.t.splits: List should have at least 1 item"]),
+        ({"testsets": {"t": {"splits": ["dev", "dev"]}}}, ["testsets.t.splits: listed twice: dev"]),
+        ({"scoring": {"metrics": []}}, ["scoring.metrics: List should have at least 1 item"]),
+        ({"scoring": {"metrics": ["bleu", "bleu"]}}, ["scoring.metrics: listed twice: bleu"]),
+        ({"scoring": {"bootstrap_samples": 1}}, ["one resample makes no interval"]),
+        ({"report": {"trials": 1}}, ["report.trials: Input should be greater than or equal to 2"]),
         ({"corpus": {"path": "mine"}}, ["corpus.path is for corpus.source: local or data-bin"]),
         ({"corpus": {"keep_out": ["heldout"]}}, ["corpus.keep_out: 'heldout' is no test set with source"]),
         (
@@ -194,6 +205,17 @@ def test_groups() -> None:
     rows = {row["direction"]: row for row in parsed().groups()}
     assert rows["en-de"] == {"direction": "en-de", "group": "en→X", "tier": "high", "branch": "Germanic"}
     assert rows["ru-en"] == {"direction": "ru-en", "group": "X→en", "tier": "low", "branch": "Slavic"}
+
+
+def test_languages_in_no_tier_are_no_mean_of_all() -> None:
+    config = parsed(tiers={"low": ["es", "ru"]}, corpus={})
+    groups = [DirectionGroup(**row) for row in config.groups()]
+    assert {row.direction: row.tier for row in groups}["en-de"] == "no tier"
+    # nor are they where a list of groups calls them so
+    for rows in (groups, [replace(row, tier="all") if row.tier == "no tier" else row for row in groups]):
+        sets = direction_sets(rows)
+        assert len({entry[:3] for entry in sets}) == len(sets)
+        assert [len(entry[3]) for entry in sets if entry[:3] == ("all", "all", "all")] == [6]
 
 
 def test_zero_shot_directions_are_scored_and_never_trained() -> None:

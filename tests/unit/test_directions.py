@@ -61,6 +61,11 @@ def test_groups() -> None:
     assert Direction("de", "fr").group("en") == Direction("de", "en").group(None) == "X→Y"
 
 
+def test_the_language_that_is_not_the_pivot() -> None:
+    assert [Direction.parse(name).other("en") for name in ("en-de", "de-en", "de-fr")] == ["de", "de", None]
+    assert Direction("de", "en").other(None) is None
+
+
 def test_directions_sort_and_are_hashable() -> None:
     unsorted = [Direction("ru", "en"), Direction("de", "en"), Direction("de", "cs")]
     assert [str(one) for one in sorted(set(unsorted))] == ["de-cs", "de-en", "ru-en"]

@@ -29,9 +29,10 @@ from neuron_specialization.config.sections import (
     Training,
     Translation,
     Vocabulary,
+    each_once,
     in_catalogue,
 )
-from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
+from neuron_specialization.directions import NO_TIER, ZERO_SHOT, Direction, branch_of, known_languages
 
 
 class Config(Section):
@@ -69,10 +70,7 @@ class Config(Section):
     def _unique_languages(cls, languages: list[str]) -> list[str]:
         if len(languages) < 2:
             raise ValueError("at least two languages are needed")
-        repeated = sorted({code for code in languages if languages.count(code) > 1})
-        if repeated:
-            raise ValueError(f"listed twice: {', '.join(repeated)}")
-        return languages
+        return each_once(languages)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -85,6 +83,8 @@ class Config(Section):
             raise ValueError("directions: is empty; remove the key for all pairs with the pivot")
         tiered: dict[str, str] = {}
         for tier, codes in self.tier_lists().items():
+            if tier in ("all", "mixed"):
+                raise ValueError(f"tiers: {tier!r} has a meaning in the tables; give it another name")
             for code in codes:
                 if code not in self.languages:
                     raise ValueError(f"tiers.{tier}: {code!r} is not among languages")
@@ -139,6 +139,8 @@ class Config(Section):
                 )
 
     def _check_testsets(self) -> None:
+        if not self.testsets:
+            raise ValueError("testsets: is empty")
         for name in self.corpus.keep_out:
             if name not in self.testsets or self.testsets[name].source not in ("flores200", "folder"):
                 raise ValueError(
@@ -318,9 +320,11 @@ class Config(Section):
         return self.tiers
 
     def tier_of(self, direction: Direction) -> str:
-        """The tier of the direction's non-pivot language; ``all`` where no tiers are set."""
-        code = direction.target if direction.source == self.pivot else direction.source
-        return next((tier for tier, codes in self.tier_lists().items() if code in codes), "all")
+        """The tier of the direction's non-pivot language; ``all`` without tiers, ``no tier`` if in none."""
+        code = direction.other(self.pivot) or direction.source
+        tiers = self.tier_lists()
+        found = (tier for tier, codes in tiers.items() if code in codes)
+        return next(found, NO_TIER if any(tiers.values()) else "all")
 
     def train_cap(self, pair: str) -> int | None:
         """How many training segments a pair may keep; the smaller of its two languages' caps; None = all."""
@@ -383,7 +387,7 @@ class Config(Section):
                     {"direction": str(direction), "group": ZERO_SHOT, **self._zero_shot_row(direction)}
                 )
                 continue
-            code = direction.target if direction.source == self.pivot else direction.source
+            code = direction.other(self.pivot) or direction.source
             rows.append(
                 {
                     "direction": str(direction),

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.directions import LANGUAGE_PATTERN
@@ -33,6 +33,14 @@ def _is_name(value: Any) -> Any:
             f"{value!r} is not a name: letters, digits, _ and ., a letter or digit first{suggestion}"
         )
     return value
+
+
+def each_once(names: list[str]) -> list[str]:
+    """Raise ValueError (for pydantic) where a list has a name twice."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"listed twice: {', '.join(repeated)}")
+    return names
 
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_.]*"
@@ -236,7 +244,7 @@ class Testset(Section):
 
     source: Literal["corpus", "flores200", "folder", "data-bin"] = "corpus"
     path: str | None = None
-    splits: list[Name] = ["devtest"]
+    splits: Annotated[list[Name], Field(min_length=1), AfterValidator(each_once)] = ["devtest"]
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> Self:
@@ -283,9 +291,17 @@ class Comet(Section):
 class Scoring(Section):
     """Metrics and their intervals."""
 
-    metrics: list[Literal["bleu", "chrf++", "spbleu"]] = ["bleu", "chrf++"]
+    metrics: Annotated[
+        list[Literal["bleu", "chrf++", "spbleu"]], Field(min_length=1), AfterValidator(each_once)
+    ] = ["bleu", "chrf++"]
     # how hypotheses and references are detokenised before scoring; our own text never was tokenised
     detokenizer: Literal["none", "moses"] = "none"
     bootstrap_samples: Annotated[int, Field(ge=0)] = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     comet: Comet | None = None
+
+    @model_validator(mode="after")
+    def _no_single_resample(self) -> Self:
+        if self.bootstrap_samples == 1:
+            raise ValueError("bootstrap_samples: one resample makes no interval; 0 is for none")
+        return self
