@@ -55,6 +55,12 @@ def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     assert seconds < 10
 
 
+def test_of_many_directions_single_ones_can_be_significant(tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path, config=REPOSITORY / "configs/ec30.yaml")
+    plan = workflow.plan("--printshellcmds", "--", "results/ec30/comparisons/flores200/ns-baseline.json")
+    assert re.findall(r"--samples (\d+) +--trials (\d+)", plan.output) == [("6000", "10000")]
+
+
 def write_own_text(folder: Path, pairs: list[str]) -> None:
     """The files of a local corpus, a line each."""
     folder.mkdir()
