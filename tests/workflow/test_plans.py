@@ -340,6 +340,8 @@ def test_cluster_profiles_ask_for_gpus_time_and_memory(
     assert re.search(rf"\bruntime={minutes}\b", shown["train_baseline"])
     assert re.search(r"\bruntime=60\b", shown["translate"])
     assert "device=cuda" in shown["activations"] and "device=cpu" in shown["translate"]
+    # of the paper's size every thread's batch takes more than a gigabyte
+    assert re.search(rf"\bmem_mb={12000 if profile == 'ec30' else 4000}\b", shown["translate"])
 
 
 def test_a_cluster_has_no_number_of_cores() -> None:
