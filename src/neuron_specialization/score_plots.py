@@ -14,6 +14,8 @@ from neuron_specialization.scoring import label
 from neuron_specialization.significance import Comparison, GroupResult
 from neuron_specialization.tables import ALL, DirectionGroup
 
+# directions of a group that have a line each
+_MOST_ROWS = 40
 _MEAN = {"color": "black", "marker": "D"}
 
 
@@ -73,7 +75,10 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
 def _forest_rows(
     comparison: Comparison, where: Mapping[str, DirectionGroup]
 ) -> list[str | tuple[str, str, str] | None]:
-    """Directions by group, tier and branch, each group's means under it; None is a line between groups."""
+    """Directions by group, tier and branch, each group's means under it; None is a line between groups.
+
+    Of a group of more directions than a page has lines for (zero-shot ones) the means alone.
+    """
     sets = list(dict.fromkeys((g.group, g.tier, g.branch) for g in comparison.groups))
     present = list(dict.fromkeys(r.direction for r in comparison.directions))
     tiers = list(dict.fromkeys(row.tier for row in where.values()))
@@ -82,7 +87,10 @@ def _forest_rows(
         if rows:
             rows.append(None)
         ordered: list[str] = sorted(of_group, key=lambda name: tiers.index(where[name].tier))
-        rows += ordered
+        if len(ordered) <= _MOST_ROWS:
+            rows += ordered
+        else:
+            rows += [item for item in sets if item[0] == group and item != (group, ALL, ALL)]
         rows += [item for item in sets if item == (group, ALL, ALL)]
     overall = [item for item in sets if item[0] == ALL]
     if overall:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from neuron_specialization.perplexity_plots import read_curves
 from neuron_specialization.plots import mark_of, plot_training, style_of
 from neuron_specialization.score_plots import SweepPoint, plot_deltas, plot_sweep
 from neuron_specialization.structure_plots import plot_clusters, plot_sharing
-from neuron_specialization.tables import DirectionGroup
+from neuron_specialization.tables import ALL, DirectionGroup
 from neuron_specialization.training_curves import read_runs
 from tests.unit.test_report_scores import DIRECTIONS, comparison
 
@@ -250,6 +251,25 @@ def test_figures_of_score_differences(tmp_path: Path) -> None:
     points = [SweepPoint(f"k{k}", k, content, [comparison(k / 100, 0.1)]) for k in (95, 70)]
     texts = texts_of(plot_sweep(points, tmp_path)[0])
     assert {"70", "95", "encoder", "decoder", "k, % of the activity", "BLEU", "en→X within"} <= set(texts)
+
+
+def test_of_hundreds_of_directions_the_means_are_drawn(tmp_path: Path) -> None:
+    found = comparison(0.5, 0.01)
+    codes = ["de", "nl", "sv", "da", "fr", "es", "it", "pt", "ru", "cs", "pl"]
+    names = [f"{one}-{other}" for one in codes for other in codes if one != other]
+    groups = [DirectionGroup(name, group, "high", "Germanic") for name, (group, _) in DIRECTIONS.items()]
+    groups += [DirectionGroup(name, "zero-shot", ALL, "mixed") for name in names]
+    found = replace(
+        found,
+        directions=[*found.directions, *(replace(found.directions[0], direction=name) for name in names)],
+        groups=[
+            *found.groups,
+            *(replace(found.groups[0], group="zero-shot", branch=b) for b in ("mixed", ALL)),
+        ],
+    )
+    texts = texts_of(plot_deltas(found, groups, tmp_path)[0])
+    assert {"high  en-de", "mean zero-shot, mixed", "mean zero-shot"} <= set(texts)
+    assert not set(names) & set(texts)
 
 
 def test_clusters_and_sharing_name_what_the_data_name(tmp_path: Path) -> None:
