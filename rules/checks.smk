@@ -35,7 +35,8 @@ def refuse_missing_path(key, path):
         raise ConfigError(
             f"there is nothing at {key}",
             where=os.path.abspath(path),
-            cause="a slip, or a folder that was moved; relative paths begin where snakemake is started",
+            cause="a slip, or a folder that was moved; relative paths begin where snakemake is started,"
+            " or in its --directory",
             hint=f"correct {key}",
         )
 

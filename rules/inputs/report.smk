@@ -1,5 +1,7 @@
 """What the rules of report.smk read and which flags they get: scores, comparisons, figures."""
 
+from neuron_specialization.significance import enough
+
 
 def score_folders(wildcards):
     """Return the flags that name the folders of all scores."""

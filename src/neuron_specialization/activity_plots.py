@@ -18,6 +18,8 @@ from neuron_specialization.plots import DASHES, new_figure, save, style_of
 Rates = dict[str, dict[str, NDArray[np.float64]]]
 
 _NEURONS = 24
+# of a curve, beside its first point: those of wider layers are finer than a figure
+_POINTS = 512
 
 
 def read_rates(folder: str | Path, directions: Sequence[str]) -> Rates:
@@ -58,7 +60,9 @@ def plot_activity(rates: Rates, overlap: Mapping[str, Any], selection: str, fold
         of_side = [layer for layer in layers if layer.startswith(side)]
         for index, layer in enumerate(of_side):
             curves = np.array([_cumulative(values[layer]) for values in rates.values()])
-            neurons = 100 * np.arange(curves.shape[1]) / (curves.shape[1] - 1)
+            width = curves.shape[1] - 1
+            shown = np.linspace(0, width, 1 + min(width, _POINTS)).round().astype(np.int64)
+            curves, neurons = curves[:, shown], 100 * shown / width
             style = style_of(index)
             if len(of_side) > len(DASHES):
                 style["linestyle"] = DASHES[index // 8 % len(DASHES)]

@@ -11,6 +11,7 @@ from typing import Any
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import MaskError
 from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, say_instead, style_of
+from neuron_specialization.reporting.answer import p_text
 
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
 
@@ -191,7 +192,7 @@ def _panel_title(group: Mapping[str, Any], name: str, layer: str) -> str:
         return title
     if min(within, across) == 1:
         return f"{title}\nall equal"
-    return f"{title}\n{100 * within:.0f} / {100 * across:.0f}, p = {test['p']:.3f}"
+    return f"{title}\n{100 * within:.0f} / {100 * across:.0f}, {p_text(test['p'])}"
 
 
 def nothing_to_compare(name: str, folder: str | Path) -> list[Path]:

@@ -17,6 +17,8 @@ from neuron_specialization.tables import ALL, DirectionGroup, set_name
 # a direction, or the set (group, tier, branch) of a mean
 ForestRow = str | tuple[str, str, str]
 
+# directions of a group that have a line each
+_MOST_ROWS = 40
 _MEAN = {"color": "black", "marker": "D"}
 
 
@@ -72,7 +74,10 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
 
 
 def _forest_rows(comparison: Comparison, where: Mapping[str, DirectionGroup]) -> list[ForestRow | None]:
-    """Directions by group, tier and branch, each group's means under it; None is a line between groups."""
+    """Directions by group, tier and branch, each group's means under it; None is a line between groups.
+
+    Of a group of more directions than a page has lines for (zero-shot ones) the means alone.
+    """
     sets = list(dict.fromkeys(g.place for g in comparison.groups))
     present = list(dict.fromkeys(r.direction for r in comparison.directions))
     tiers = list(dict.fromkeys(row.tier for row in where.values()))
@@ -82,7 +87,10 @@ def _forest_rows(comparison: Comparison, where: Mapping[str, DirectionGroup]) ->
             rows.append(None)
         of_group = [name for name in present if where[name].group == group]
         of_group.sort(key=lambda name: tiers.index(where[name].tier))
-        rows += of_group
+        if len(of_group) <= _MOST_ROWS:
+            rows += of_group
+        else:
+            rows += [item for item in sets if item[0] == group and item != (group, ALL, ALL)]
         rows += [item for item in sets if item == (group, ALL, ALL)]
     of_all = [item for item in sets if item[0] == ALL]
     if of_all:

@@ -23,6 +23,7 @@ from neuron_specialization.significance import (
     bootstrap_p_value,
     compare,
     compare_direction,
+    enough,
     holm,
     interval,
     read_comparison,
@@ -108,6 +109,13 @@ def test_holm_keeps_order_and_never_helps(p_values: list[float]) -> None:
     assert [c for _, c in pairs] == sorted(c for _, c in pairs)
 
 
+def test_many_directions_need_more_resamples_to_be_significant() -> None:
+    assert [enough(1000, directions) for directions in (1, 18, 50)] == [1000] * 3
+    for directions in (51, 60, 440):
+        smallest = 1 / (enough(1000, directions) + 1)
+        assert holm([smallest] * directions)[0] < 0.01 < 0.05 < holm([1 / 1001] * directions)[0]
+
+
 def test_interval_and_p_value_of_a_bootstrap() -> None:
     values = [float(i) for i in range(-10, 190)]
     assert interval(values, 0.95) == (-5.0, 184.0)
@@ -185,10 +193,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         [
             *("compare", "ns", "continued", "--translations", str(tmp_path / "translations")),
             *("--texts", str(tmp_path), "--testset", "heldout", "--groups", json.dumps(groups)),
-            *("--samples", "100", "--trials", "100", "--processes", "1", "--output", str(output)),
+            *("--samples", "30", "--trials", "100", "--processes", "1", "--output", str(output)),
         ]
     )
-    printed = capsys.readouterr().out
+    printed, warned = capsys.readouterr()
+    assert "with --samples 30 no direction can be significant" in warned and "--trials" not in warned
     assert "BLEU, heldout: ns − continued" in printed and "better in 2" in printed
     written = json.loads(output.read_text(encoding="utf-8"))
     assert (written["system"], written["control"], written["testset"]) == ("ns", "continued", "heldout")

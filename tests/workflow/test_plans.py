@@ -55,6 +55,12 @@ def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     assert seconds < 10
 
 
+def test_of_many_directions_single_ones_can_be_significant(tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path, config=REPOSITORY / "configs/ec30.yaml")
+    plan = workflow.plan("--printshellcmds", "--", "results/ec30/comparisons/flores200/ns-baseline.json")
+    assert re.findall(r"--samples (\d+) +--trials (\d+)", plan.output) == [("6000", "10000")]
+
+
 def write_own_text(folder: Path, pairs: list[str]) -> None:
     """The files of a local corpus, a line each."""
     folder.mkdir()
@@ -334,6 +340,8 @@ def test_cluster_profiles_ask_for_gpus_time_and_memory(
     assert re.search(rf"\bruntime={minutes}\b", shown["train_baseline"])
     assert re.search(r"\bruntime=60\b", shown["translate"])
     assert "device=cuda" in shown["activations"] and "device=cpu" in shown["translate"]
+    # of the paper's size every thread's batch takes more than a gigabyte
+    assert re.search(rf"\bmem_mb={12000 if profile == 'ec30' else 4000}\b", shown["translate"])
 
 
 def test_a_cluster_has_no_number_of_cores() -> None:
