@@ -18,6 +18,7 @@ from neuron_specialization.cli import main
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting.answer import answer
 from neuron_specialization.significance import (
+    LEVEL,
     PairedFiles,
     Settings,
     bootstrap_p_value,
@@ -161,6 +162,17 @@ def test_short_translation_is_refused(tmp_path: Path) -> None:
         compare_direction(files(paths), SETTINGS)
 
 
+@pytest.mark.parametrize("directions", [1, 18, 50, 51, 60, 499, 500, 870])
+def test_a_difference_in_one_of_many_directions_can_be_found(directions: int) -> None:
+    settings = Settings().for_directions(directions)
+    for made, at_least in ((settings.samples, 1000), (settings.trials, 10_000)):
+        smallest = holm([1 / (made + 1)] + [1.0] * (directions - 1))[0]
+        assert smallest < LEVEL and made >= at_least
+    # what was enough stays as it was: the same draws, the same p-values
+    assert settings.samples == (1000 if directions <= 50 else 100 * directions)
+    assert settings.trials == (10_000 if directions <= 500 else 100 * directions)
+
+
 @pytest.mark.parametrize("wrong", [{"samples": 1}, {"trials": 0}, {"confidence": 1.0}, {"seed": 0}])
 def test_bad_settings(wrong: dict) -> None:
     with pytest.raises(ScoringError):
@@ -185,13 +197,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         [
             *("compare", "ns", "continued", "--translations", str(tmp_path / "translations")),
             *("--texts", str(tmp_path), "--testset", "heldout", "--groups", json.dumps(groups)),
-            *("--samples", "100", "--trials", "100", "--processes", "1", "--output", str(output)),
+            *("--samples", "20", "--trials", "100", "--processes", "1", "--output", str(output)),
         ]
     )
     printed = capsys.readouterr().out
     assert "BLEU, heldout: ns − continued" in printed and "better in 2" in printed
     written = json.loads(output.read_text(encoding="utf-8"))
     assert (written["system"], written["control"], written["testset"]) == ("ns", "continued", "heldout")
+    # of 20 resamples none can tell two directions apart; of 100 trials some can
+    assert (written["settings"]["samples"], written["settings"]["trials"]) == (200, 100)
     assert [(r["metric"], r["direction"]) for r in written["directions"]] == [
         ("bleu", "de-en"),
         ("bleu", "en-de"),
