@@ -1,8 +1,8 @@
 """Neuron activations: how often each FFN neuron fires while a model reads a direction's text.
 
-Teacher-forced passes of the trained baseline over the validation text (paper section 3.1; upstream
-``get_neurons.py``), fed exactly as in training: source tag first on the encoder side, ``</s>`` and the
-target tag first on the decoder side. A neuron fires at a position when its ReLU output is > 0.
+Teacher-forced passes of the trained baseline over the validation text (upstream ``get_neurons.py``), fed
+exactly as in training: source tag first on the encoder side, ``</s>`` and the target tag first on the
+decoder side. A neuron fires at a position when its ReLU output is > 0.
 
 Two ways of counting:
 

@@ -1,6 +1,6 @@
 """Masks: which neurons a translation direction keeps, and the files they live in.
 
-The method (paper section 3.2; upstream ``get_ns_masks.py``), for one FFN layer of one direction::
+The method (upstream ``get_ns_masks.py``), for one FFN layer of one direction::
 
     counts a_i   how often neuron i fired        sorted        cumulative    95 % of 100 = 95
     n0  10 ┐                                    n2   50   →     50

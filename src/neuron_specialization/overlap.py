@@ -1,8 +1,8 @@
 """How much of a layer each direction keeps, and how alike the neurons of two directions are.
 
-Intersection over union (IoU) of two masks of one layer, as the paper's section 3.3 compares
-languages: directions that share the pivot on the same side are compared by their other language,
-within a branch (Germanic with Germanic) and across branches::
+Intersection over union (IoU) of two masks of one layer: directions that share the pivot on the same
+side are compared by their other language, as upstream's notebook does, within a branch (Germanic with
+Germanic) and across branches::
 
     en→de ── en→nl   within        de→en ── nl→en   within
     en→de ── en→es   across        de→en ── es→en   across

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.plots import MARKS, mark_of, new_figure, save, style_of
-from neuron_specialization.reporting.answer import LEVEL, effects, overall
+from neuron_specialization.reporting.answer import effects, overall
 from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.scoring import label
-from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
+from neuron_specialization.significance import LEVEL, Comparison, DirectionResult, GroupResult
 from neuron_specialization.tables import ALL, DirectionGroup, set_name
 
 # a direction, or the set (group, tier, branch) of a mean

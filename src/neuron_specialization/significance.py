@@ -37,6 +37,9 @@ from neuron_specialization.scoring import (
 )
 from neuron_specialization.tables import DirectionGroup, direction_sets
 
+# below it a p-value counts as a difference
+LEVEL = 0.05
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -150,10 +153,12 @@ def enough(drawn: int, directions: int) -> int:
     """As many resamples or trials as a direction needs to come out significant after Holm's correction.
 
     The smallest p-value of n is 1/(n + 1), the smallest corrected one that times the directions: of 1,000
-    none of 51 directions could have less than 0.05, whatever the difference. ``drawn`` where these are
-    enough, else 100 a direction, with which there can be less than 0.01.
+    none of 51 directions could be below LEVEL, whatever the difference. ``drawn`` where these are enough;
+    else 100 a direction, with which there can be less than 0.01, up to 20,000, or as many as are needed.
     """
-    return drawn if directions / (drawn + 1) < 0.05 else 100 * directions
+    if directions / (drawn + 1) < LEVEL:
+        return drawn
+    return max(min(100 * directions, 20_000), round(directions / LEVEL))
 
 
 @dataclass(frozen=True)

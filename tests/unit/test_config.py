@@ -473,3 +473,19 @@ def test_a_share_in_the_place_of_percent_is_told(k: Any, told: list[str]) -> Non
     found = advice(parsed(masks={"k95": {"k": k}, "unused": {"k": 0.5}}))
     assert len(found) == len(told)
     assert all(text in line for text, line in zip(told, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("languages", "metrics", "told"),
+    [
+        (["en", "th", "de", "my_Mymr"], ["bleu", "chrf++"], "th, my_Mymr"),
+        (["en", "th"], ["bleu", "spbleu"], None),
+        (["en", "th"], ["chrf++"], None),
+        (["en", "zh", "ja", "ko", "de"], ["bleu"], None),
+    ],
+)
+def test_bleu_of_text_without_spaces_is_told(
+    languages: list[str], metrics: list[str], told: str | None
+) -> None:
+    found = advice(parsed(languages=languages, tiers={}, corpus={}, scoring={"metrics": metrics}))
+    assert [f"BLEU finds no words in {told}, " in line for line in found] == ([True] if told else [])

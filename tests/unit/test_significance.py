@@ -18,6 +18,7 @@ from neuron_specialization.cli import main
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting.answer import answer
 from neuron_specialization.significance import (
+    LEVEL,
     PairedFiles,
     Settings,
     bootstrap_p_value,
@@ -109,11 +110,16 @@ def test_holm_keeps_order_and_never_helps(p_values: list[float]) -> None:
     assert [c for _, c in pairs] == sorted(c for _, c in pairs)
 
 
-def test_many_directions_need_more_resamples_to_be_significant() -> None:
-    assert [enough(1000, directions) for directions in (1, 18, 50)] == [1000] * 3
-    for directions in (51, 60, 440):
-        smallest = 1 / (enough(1000, directions) + 1)
-        assert holm([smallest] * directions)[0] < 0.01 < 0.05 < holm([1 / 1001] * directions)[0]
+@pytest.mark.parametrize("directions", [1, 18, 50, 51, 60, 199, 200, 500, 870, 2000])
+def test_a_difference_in_one_of_many_directions_can_be_found(directions: int) -> None:
+    for drawn, most in ((1000, 50), (10_000, 500)):
+        made = enough(drawn, directions)
+        smallest = holm([1 / (made + 1)] + [1.0] * (directions - 1))[0]
+        assert smallest < LEVEL
+        # what was enough stays as it was: the same draws, the same p-values
+        assert (made == drawn) == (directions <= most)
+        assert made >= drawn and made <= max(drawn, 20_000, 20 * directions)
+    assert (enough(1000, 60), enough(1000, 870), enough(1000, 2000)) == (6000, 20_000, 40_000)
 
 
 def test_interval_and_p_value_of_a_bootstrap() -> None:

@@ -195,7 +195,7 @@ class Training(Section):
 
 
 class Activations(Section):
-    """How neuron activations are counted (paper section 3; upstream ``get_neurons.py``)."""
+    """How neuron activations are counted (upstream ``get_neurons.py``)."""
 
     split: Literal["valid", "train"] = "valid"
     count_padding: bool = False

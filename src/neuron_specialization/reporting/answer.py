@@ -16,11 +16,9 @@ from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.reporting.table import fixed
 from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import decimals, label
-from neuron_specialization.significance import Comparison, GroupResult
+from neuron_specialization.significance import LEVEL, Comparison, GroupResult
 from neuron_specialization.structure import least_p
 from neuron_specialization.tables import ALL, set_name
-
-LEVEL = 0.05
 
 Verdict = Literal["better", "worse", "unclear"]
 

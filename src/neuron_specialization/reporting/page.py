@@ -219,8 +219,9 @@ def _training(page: _Page) -> Section:
         (
             "interference",
             "Interference: validation loss of the control less that of the system",
-            "Bits a target token, of published models that went on from the same one for as many updates; "
-            "above 0 the system suffers less interference.",
+            "Bits a target token, of published models that went on from the same one for as many updates. "
+            "Less interference between directions makes it larger; so does all else that lowers the system's "
+            "loss.",
         ),
     ):
         path = f"tables/{name}.csv"
