@@ -31,7 +31,7 @@ class Direction:
             if not re.fullmatch(LANGUAGE_PATTERN, code):
                 raise ConfigError(
                     f"{code!r} is not a language code",
-                    hint="use codes such as de, oc or zh_Hans: letters, digits and underscores",
+                    hint="use codes such as de, oc or zh_Hans: small letters, script or region after _",
                 )
         if self.source == self.target:
             raise ConfigError(f"direction {self.source}-{self.target} translates a language into itself")
@@ -45,7 +45,9 @@ class Direction:
         """
         parts = text.split("-")
         if len(parts) != 2:
-            raise ConfigError(f"{text!r} is not a direction", hint="write <source>-<target>, e.g. de-en")
+            raise ConfigError(
+                f"{text!r} is not a direction", hint="write <source>-<target>, e.g. de-en or pt_BR-en"
+            )
         return cls(*parts)
 
     def __str__(self) -> str:

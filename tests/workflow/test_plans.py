@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,15 @@ def test_bad_configurations_are_refused(smoke: Workflow, overrides: dict[str, An
     assert told in plan.output
     assert "Traceback" not in plan.output
     assert not (smoke.folder / "results").exists()
+
+
+def test_a_key_that_stands_twice_is_refused(smoke: Workflow) -> None:
+    twice = smoke.folder / "twice.yaml"
+    twice.write_text((REPOSITORY / "configs/smoke.yaml").read_text() + "training: {dropout: 0.2}\n")
+    plan = replace(smoke, config=twice).plan()
+    assert plan.status != 0 and re.search(
+        r"training: in line \d+ and in line \d+\n  where: twice.yaml", plan.output
+    )
 
 
 def test_a_likely_slip_is_told_and_not_refused(smoke: Workflow) -> None:

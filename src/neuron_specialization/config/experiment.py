@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,7 @@ from neuron_specialization.config.sections import (
     Activations,
     Corpus,
     LanguageCode,
+    Mirror,
     Model,
     Name,
     Scoring,
@@ -26,12 +27,14 @@ from neuron_specialization.config.sections import (
     Seed,
     System,
     Testset,
+    Tiers,
     Training,
     Translation,
     Vocabulary,
     in_catalogue,
 )
 from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
+from neuron_specialization.errors import ConfigError
 
 
 class Config(Section):
@@ -46,10 +49,10 @@ class Config(Section):
     directions: list[str] | None = None
     # translated and scored, never trained: by way of the pivot, under a mask put together from two
     zero_shot: list[str] = Field(default=[])
-    tiers: dict[Name, list[LanguageCode]] | Literal["ec30"] = Field(default={})
+    tiers: Tiers = Field(default={})
     downloads: str = "downloads"
     # where files of the catalogue are looked for first, for all or by name: a folder, a file or a URL
-    mirror: str | dict[str, str] | None = None
+    mirror: Mirror | None = None
     corpus: Corpus = Corpus()
     vocabulary: Vocabulary = Vocabulary()
     model: Model = Model()
@@ -110,7 +113,10 @@ class Config(Section):
         """The directions of a list, each once and between languages of ``languages:``."""
         directions: dict[Direction, None] = {}
         for text in texts:
-            direction = Direction.parse(text)
+            try:
+                direction = Direction.parse(text)
+            except ConfigError as error:
+                raise ValueError(f"{key}: {error.what}" + (f": {error.hint}" if error.hint else "")) from None
             if direction in directions:
                 raise ValueError(f"{key}: {text} is listed twice")
             for code in (direction.source, direction.target):
