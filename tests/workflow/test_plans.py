@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,15 @@ def test_a_likely_slip_is_told_and_not_refused(smoke: Workflow) -> None:
     plan = smoke.plan(overrides={"masks": {"k95": {"k": 0.95}}})
     assert plan.status == 0
     assert "warning: masks.k95.k is 0.95, in percent" in plan.output
+
+
+@pytest.mark.skipif(find_spec("MeCab") is not None, reason="the tokenizer for Japanese is installed")
+def test_a_metric_that_cannot_be_computed_is_told_before_anything_trains(smoke: Workflow) -> None:
+    japanese = {"languages": ["en", "de", "ja"], "tiers": {"low": ["ja"]}}
+    plan = smoke.plan(overrides=japanese)
+    assert plan.status == 0
+    assert "warning: BLEU for en-ja needs a tokenizer" in plan.output and "sacrebleu[ja]" in plan.output
+    assert "needs a tokenizer" not in smoke.plan().output
 
 
 def test_several_problems_are_told_at_once(smoke: Workflow) -> None:
