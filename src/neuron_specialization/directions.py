@@ -97,7 +97,16 @@ def known_languages() -> dict[str, Language]:
     return read_languages(data_file("languages.tsv"))
 
 
+@cache
+def _branches() -> dict[str, str]:
+    """The branch of each language, by its two letters (de) and its three (deu)."""
+    languages = known_languages().values()
+    return {key: one.branch for one in languages for key in (one.code, one.flores200.split("_")[0])}
+
+
 def branch_of(code: str) -> str:
-    """The branch of a language (Germanic, Romance, …), UNKNOWN_BRANCH for one the table does not know."""
-    language = known_languages().get(code)
-    return language.branch if language else UNKNOWN_BRANCH
+    """The branch of a language (Germanic, Romance, …), UNKNOWN_BRANCH for one the table does not know.
+
+    Script and region do not matter: pt, pt_BR and por_Latn are one language.
+    """
+    return _branches().get(code.split("_")[0], UNKNOWN_BRANCH)

@@ -216,9 +216,9 @@ def test_zero_shot_directions_are_scored_and_never_trained() -> None:
     rows = config.groups()
     assert rows[:6] == plain.groups()
     assert rows[6:] == [
-        {"direction": "de-es", "group": "zero-shot", "tier": "mixed", "branch": "mixed"},
-        {"direction": "es-ru", "group": "zero-shot", "tier": "low", "branch": "mixed"},
-        {"direction": "es-de", "group": "zero-shot", "tier": "mixed", "branch": "mixed"},
+        {"direction": "de-es", "group": "zero-shot", "tier": "mixed tiers", "branch": "mixed branches"},
+        {"direction": "es-ru", "group": "zero-shot", "tier": "low", "branch": "mixed branches"},
+        {"direction": "es-de", "group": "zero-shot", "tier": "mixed tiers", "branch": "mixed branches"},
     ]
 
 

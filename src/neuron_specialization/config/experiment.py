@@ -380,7 +380,7 @@ class Config(Section):
     def groups(self) -> list[dict[str, str]]:
         """One row a scored direction: direction, group (en→X …), tier, branch of the non-pivot language.
 
-        A zero-shot direction has two such languages: where their tiers or branches differ, it has ``mixed``.
+        A zero-shot direction has two such languages: where they differ, ``mixed tiers``, ``mixed branches``.
         """
         rows = []
         for direction in self.scored_directions():
@@ -406,8 +406,8 @@ class Config(Section):
         tiers = dict.fromkeys(self.tier_of(Direction(pivot, code)) for code in codes)
         branches = dict.fromkeys(branch_of(code) for code in codes)
         return {
-            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed",
-            "branch": next(iter(branches)) if len(branches) == 1 else "mixed",
+            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed tiers",
+            "branch": next(iter(branches)) if len(branches) == 1 else "mixed branches",
         }
 
 
