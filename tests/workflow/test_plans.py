@@ -260,6 +260,11 @@ def test_a_metric_that_cannot_be_computed_is_told_before_anything_trains(smoke: 
     assert "needs a tokenizer" not in smoke.plan().output
 
 
+def test_more_cores_than_there_are_is_told(smoke: Workflow) -> None:
+    assert "warning: --cores 9999, and this machine has" in smoke.plan("--cores", "9999").output
+    assert "warning" not in smoke.plan("--cores", "all").output
+
+
 def test_several_problems_are_told_at_once(smoke: Workflow) -> None:
     plan = smoke.plan(overrides={"trainning": {}, "model": {"d_modell": 8}, "seed": -1})
     for told in ("trainning", "model.d_modell", "seed"):
