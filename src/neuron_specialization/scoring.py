@@ -175,9 +175,24 @@ def build_metric(name: str, direction: Direction, *, spbleu_model: str | Path | 
         return BLEU(trg_lang=language, force=True)
     except (ImportError, RuntimeError) as error:
         raise MetricUnavailableError(
-            f"BLEU for {direction} needs a tokenizer that is not installed: {str(error).strip()}",
-            hint=f"pip install 'sacrebleu[{language}]'",
+            f"BLEU for {direction} needs a tokenizer that is not installed:"
+            f" pip install 'sacrebleu[{language}]'",
+            cause=" ".join(str(error).split()),
+            hint="install it; what was scored without it: snakemake --cores all --forcerun score compare",
         ) from None
+
+
+def unavailable_metrics(metrics: Sequence[str], directions: Sequence[Direction]) -> dict[str, str]:
+    """Return the metrics that cannot be computed on this machine in every direction, each with the reason."""
+    reasons: dict[str, str] = {}
+    for name in metrics:
+        for direction in directions:
+            try:
+                build_metric(name, direction)
+            except MetricUnavailableError as error:
+                reasons[name] = error.what
+                break
+    return reasons
 
 
 def _build_spbleu(model: str | Path | None) -> Any:

@@ -30,10 +30,10 @@ from neuron_specialization.files import read_json
 from neuron_specialization.machine import usable_cores
 from neuron_specialization.scoring import (
     BOOTSTRAP_SEED,
-    MetricUnavailableError,
     build_metric,
     interval,
     read_texts,
+    unavailable_metrics,
 )
 from neuron_specialization.tables import DirectionGroup, direction_sets
 
@@ -301,7 +301,7 @@ def compare(
         raise ScoringError(
             f"no texts of {', '.join(sorted(absent))}: means are over all directions or not at all"
         )
-    skipped = _unavailable(settings.metrics, [Direction.parse(row.direction) for row in groups])
+    skipped = unavailable_metrics(settings.metrics, [Direction.parse(row.direction) for row in groups])
     if len(skipped) == len(settings.metrics):
         raise ScoringError("no metric could be computed:\n" + "\n".join(skipped.values()))
     settings = replace(settings, metrics=tuple(name for name in settings.metrics if name not in skipped))
@@ -327,19 +327,6 @@ def compare(
         _group_results(groups, corrected, differences, settings),
         skipped,
     )
-
-
-def _unavailable(metrics: Sequence[str], directions: Sequence[Direction]) -> dict[str, str]:
-    """The metrics that cannot be computed here in every direction, with the reason."""
-    reasons: dict[str, str] = {}
-    for name in metrics:
-        for direction in directions:
-            try:
-                build_metric(name, direction)
-            except MetricUnavailableError as error:
-                reasons[name] = error.what
-                break
-    return reasons
 
 
 def _corrected(results: Sequence[DirectionResult]) -> list[DirectionResult]:

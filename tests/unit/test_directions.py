@@ -96,4 +96,5 @@ def test_every_row_of_the_table_is_complete_and_unlike_the_others() -> None:
 
 def test_branches() -> None:
     assert (branch_of("de"), branch_of("es"), branch_of("cs")) == ("Germanic", "Romance", "Slavic")
-    assert branch_of("xx") == "other"
+    assert (branch_of("pt_BR"), branch_of("deu_Latn"), branch_of("rus")) == ("Romance", "Germanic", "Slavic")
+    assert branch_of("xx") == branch_of("zh_Hans") == "other"

@@ -9,6 +9,7 @@ import pytest
 
 from neuron_specialization.config import load_config
 from neuron_specialization.corpora.local import check_local, read_local
+from neuron_specialization.corpora.local import local_files as files_of
 from neuron_specialization.corpora.spec import corpus_spec_of
 from neuron_specialization.errors import CorpusError
 from tests.fakes.corpora import local_files, write_text
@@ -43,6 +44,14 @@ def test_either_order_of_the_pair_and_gzip(tmp_path: Path) -> None:
     text = read_local(tmp_path, PAIRS)
     # the first side is the alphabetically first language, however the file is called
     assert text["train"]["de-en"][3] == (files["train.en-de.de"][3], files["train.en-de.en"][3])
+
+
+def test_the_files_of_the_pairs_are_listed_and_no_others(tmp_path: Path) -> None:
+    write_text(tmp_path, local_files())
+    (tmp_path / "test.en-ru.en").rename(tmp_path / "test.en-ru.en.gz")
+    write_text(tmp_path, {"test.de-ru.de": ["a"], "test.de-ru.ru": ["b"], "test.de-nl.nl": ["c"]})
+    listed = {path.name for path in files_of(tmp_path, PAIRS, ["de-ru"])}
+    assert listed == {path.name for path in tmp_path.iterdir()} - {"test.de-nl.nl"}
 
 
 def test_valid_and_test_keep_every_line_but_are_normalised(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,7 @@ from neuron_specialization.config.sections import (
     Activations,
     Corpus,
     LanguageCode,
+    Mirror,
     Model,
     Name,
     Scoring,
@@ -26,6 +27,7 @@ from neuron_specialization.config.sections import (
     Seed,
     System,
     Testset,
+    Tiers,
     Training,
     Translation,
     Vocabulary,
@@ -33,6 +35,7 @@ from neuron_specialization.config.sections import (
     in_catalogue,
 )
 from neuron_specialization.directions import NO_TIER, ZERO_SHOT, Direction, branch_of, known_languages
+from neuron_specialization.errors import ConfigError
 
 
 class Config(Section):
@@ -47,10 +50,10 @@ class Config(Section):
     directions: list[str] | None = None
     # translated and scored, never trained: by way of the pivot, under a mask put together from two
     zero_shot: list[str] = Field(default=[])
-    tiers: dict[Name, list[LanguageCode]] | Literal["ec30"] = Field(default={})
+    tiers: Tiers = Field(default={})
     downloads: str = "downloads"
     # where files of the catalogue are looked for first, for all or by name: a folder, a file or a URL
-    mirror: str | dict[str, str] | None = None
+    mirror: Mirror | None = None
     corpus: Corpus = Corpus()
     vocabulary: Vocabulary = Vocabulary()
     model: Model = Model()
@@ -83,7 +86,7 @@ class Config(Section):
             raise ValueError("directions: is empty; remove the key for all pairs with the pivot")
         tiered: dict[str, str] = {}
         for tier, codes in self.tier_lists().items():
-            if tier in ("all", "mixed"):
+            if tier in ("all", "mixed tiers"):
                 raise ValueError(f"tiers: {tier!r} has a meaning in the tables; give it another name")
             for code in codes:
                 if code not in self.languages:
@@ -110,7 +113,10 @@ class Config(Section):
         """The directions of a list, each once and between languages of ``languages:``."""
         directions: dict[Direction, None] = {}
         for text in texts:
-            direction = Direction.parse(text)
+            try:
+                direction = Direction.parse(text)
+            except ConfigError as error:
+                raise ValueError(f"{key}: {error.what}" + (f": {error.hint}" if error.hint else "")) from None
             if direction in directions:
                 raise ValueError(f"{key}: {text} is listed twice")
             for code in (direction.source, direction.target):
@@ -378,7 +384,7 @@ class Config(Section):
     def groups(self) -> list[dict[str, str]]:
         """One row a scored direction: direction, group (en→X …), tier, branch of the non-pivot language.
 
-        A zero-shot direction has two such languages: where their tiers or branches differ, it has ``mixed``.
+        A zero-shot direction has two such languages: where they differ, ``mixed tiers``, ``mixed branches``.
         """
         rows = []
         for direction in self.scored_directions():
@@ -404,6 +410,6 @@ class Config(Section):
         tiers = dict.fromkeys(self.tier_of(Direction(pivot, code)) for code in codes)
         branches = dict.fromkeys(branch_of(code) for code in codes)
         return {
-            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed",
-            "branch": next(iter(branches)) if len(branches) == 1 else "mixed",
+            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed tiers",
+            "branch": next(iter(branches)) if len(branches) == 1 else "mixed branches",
         }

@@ -6,7 +6,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.directions import LANGUAGE_PATTERN
@@ -43,10 +52,37 @@ def each_once(names: list[str]) -> list[str]:
     return names
 
 
+def _is_language(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(LANGUAGE_PATTERN, value):
+        language, *subtags = re.split("[-_]", value)
+        written = "_".join([language.lower(), *subtags])
+        suggestion = f"; perhaps {written!r}" if re.fullmatch(LANGUAGE_PATTERN, written) else ""
+        raise ValueError(
+            f"{value!r} is not a language code: two or three small letters, script or region after _, such as"
+            f" de, zh_Hans or pt_BR (the hyphen is that of directions, pt_BR-de){suggestion}"
+        )
+    return value
+
+
 _NAME = "[A-Za-z0-9][A-Za-z0-9_.]*"
 Name = Annotated[str, BeforeValidator(_is_name), BeforeValidator(_as_written), Field(max_length=64)]
-LanguageCode = Annotated[str, BeforeValidator(_as_written), Field(pattern=rf"^{LANGUAGE_PATTERN}$")]
+LanguageCode = Annotated[str, BeforeValidator(_is_language), BeforeValidator(_as_written)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _word_or_mapping(value: Any) -> str:
+    return "<word>" if isinstance(value, str) else "<mapping>"
+
+
+# one kind or the other, told apart first, so that an error is about the one that was meant
+Tiers = Annotated[
+    Annotated[dict[Name, list[LanguageCode]], Tag("<mapping>")] | Annotated[Literal["ec30"], Tag("<word>")],
+    Discriminator(_word_or_mapping),
+]
+Mirror = Annotated[
+    Annotated[dict[str, str], Tag("<mapping>")] | Annotated[str, Tag("<word>")],
+    Discriminator(_word_or_mapping),
+]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 

@@ -64,6 +64,18 @@ def check_local(
         pass
 
 
+def local_files(folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str] = ()) -> list[Path]:
+    """Return the files that ``read_local`` reads, sorted; those of other pairs are of no concern.
+
+    What is missing is left out: ``check_local`` tells.
+    """
+    ignored: list[str] = []
+    wanted = _wanted(pairs, heldout_pairs)
+    return sorted(
+        path for name, _, pair in wanted for path in _paths(Path(folder), name, pair, ignored) or []
+    )
+
+
 def _wanted(pairs: list[str], heldout_pairs: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Name in the folder, split, pair."""
     for name, split in LOCAL_SPLITS.items():
