@@ -234,6 +234,14 @@ def test_a_model_keeps_its_masks_whatever_it_starts_from() -> None:
         assert torch.equal(fc1.masks, other.masked_layers()[layer].masks)
 
 
+@pytest.mark.parametrize("implementation", ["fast", "stock"])
+def test_a_sentence_of_no_known_direction_is_refused(implementation: str) -> None:
+    model, dictionary = build(DIRECTIONS[:2], implementation=implementation)
+    source, lengths, previous, _ = batch(dictionary, ["en-de", "nl-en"])
+    with pytest.raises(MaskError, match="no mask for(.|\n)*en-de, de-en"):
+        model(source, lengths, previous)
+
+
 def test_missing_or_foreign_masks_are_refused() -> None:
     model, _ = build(DIRECTIONS)
     masks = random_masks(model)

@@ -186,10 +186,18 @@ class MaskedTransformer(TransformerModel):
             prev_output_tokens: int64[B, T]; the target tag follows ``</s>``.
 
         Returns:
-            int64[B], an index into ``mask_directions`` (-1: no such direction).
+            int64[B], an index into ``mask_directions``.
+
+        Raises:
+            MaskError: a sentence is of a direction that has no mask.
         """
         assert self.direction_table is not None  # allocate_masks
         directions: Tensor = self.direction_table(src_tokens, prev_output_tokens[:, 1])
+        if bool((directions < 0).any()):  # as an index, -1 would be the last direction
+            raise MaskError(
+                "a sentence is of a direction that this model has no mask for, going by its tags",
+                hint=f"its directions: {', '.join(self.mask_directions)}",
+            )
         return directions
 
     # ---- forward ----
@@ -207,10 +215,7 @@ class MaskedTransformer(TransformerModel):
         src_tokens: Tensor,
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
-        return_all_hiddens: bool = False,
         features_only: bool = False,
-        alignment_layer: int | None = None,
-        alignment_heads: int | None = None,
         direction: int | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Teacher-forced pass.
@@ -221,6 +226,9 @@ class MaskedTransformer(TransformerModel):
 
         Returns:
             (logits [B, T, V] or with ``features_only`` features [B, T, d], {}).
+
+        Raises:
+            MaskError: see directions_of.
         """
         rows: Tensor | None = None
         if self.mask_directions and direction is None:
