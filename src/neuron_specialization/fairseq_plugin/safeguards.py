@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from neuron_specialization.fairseq_plugin.direction_table import source_tags
 
 
 class Safeguards:
@@ -73,9 +74,7 @@ def directions_in(sample: dict[str, Any], dictionary: Any) -> list[str]:
         sample: with ``net_input``: src_tokens int64[B, S], prev_output_tokens int64[B, T].
         dictionary: with the language tags.
     """
-    tokens: Tensor = sample["net_input"]["src_tokens"]
-    first = tokens.ne(dictionary.pad()).int().argmax(dim=1, keepdim=True)
-    sources = tokens.gather(1, first).squeeze(1).tolist()
+    sources = source_tags(sample["net_input"]["src_tokens"], dictionary.pad()).tolist()
     targets = sample["net_input"]["prev_output_tokens"][:, 1].tolist()
     return list(
         dict.fromkeys(
