@@ -138,6 +138,7 @@ def test_missing_file(tmp_path: Path) -> None:
     [
         ({"activation_fn": "gelu"}, "gelu"),
         ({"adaptive_softmax_cutoff": [10]}, "adaptive_softmax_cutoff"),
+        ({"no_decoder_final_norm": True}, "no_decoder_final_norm"),
         ({"encoder_layers": 2}, r"no encoder\.layers\.1\.fc1\.weight"),
         ({"encoder_layers": 0}, "more layers than its settings say"),
         ({"decoder_ffn_embed_dim": 32}, r"shape \(16, 8\), its settings say \(32, 8\)"),
