@@ -17,34 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_specialization import reference_formats
 from neuron_specialization.errors import CheckpointError
-from neuron_specialization.fairseq_models import build_model, read_dictionary
 from neuron_specialization.fairseq_settings import HARMLESS, MODEL_DEFAULTS, TASK_DEFAULTS, setting_fits
 from neuron_specialization.files import atomic_path
-from neuron_specialization.safe_loading import (
-    SAFE_GLOBALS,
-    allow_fairseq_globals,
-    check_intact,
-    no_extra_globals,
-    read_state,
-)
+from neuron_specialization.safe_loading import no_extra_globals, read_state
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = [
-    "MODEL_DEFAULTS",
-    "SAFE_GLOBALS",
-    "Checkpoint",
-    "Masks",
-    "allow_fairseq_globals",
-    "build_model",
-    "check_intact",
-    "load_checkpoint",
-    "plain_state",
-    "read_dictionary",
-    "read_state",
-    "write_model",
-]
 
 # direction → layer name (``encoder.layers.0``) → bool[d_ff], True = kept
 Masks = dict[str, dict[str, "torch.Tensor"]]

@@ -16,7 +16,8 @@ from neuron_specialization.config.recipe import Recipe
 from neuron_specialization.config.sections import Model, Training
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, TranslationError
-from neuron_specialization.export import export_system, read_symbols
+from neuron_specialization.export import export_system
+from neuron_specialization.exportable import read_symbols
 from neuron_specialization.files import sha256_of
 from neuron_specialization.model_directory import find_models, read_provenance
 from neuron_specialization.translation import SearchOptions, Translator
