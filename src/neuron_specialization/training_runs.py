@@ -12,6 +12,7 @@ from neuron_specialization.config import Recipe
 from neuron_specialization.corpora.layout import MANIFEST
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import hash_of, read_json, sha256_of
+from neuron_specialization.trainer_arguments import shard_folders
 
 # the splits of a data-bin that training reads
 _TRAINED = ("train", "valid")
@@ -143,7 +144,7 @@ def begun_by_an_earlier_version(run: Run, data_bin: Path) -> Run:
 
 def _check_data(recipe: Recipe, data_bin: Path) -> None:
     """Refuse data that lacks what the recipe trains on, before anything is started."""
-    folders = [data_bin] if recipe.shards == 1 else [data_bin / f"shard{i}" for i in range(recipe.shards)]
+    folders = shard_folders(data_bin, recipe.shards)
     used = {code for direction in recipe.directions for code in direction.split("-")}
     for code in sorted(used):
         if not (folders[0] / f"dict.{code}.txt").is_file():
