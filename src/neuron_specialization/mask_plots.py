@@ -52,6 +52,7 @@ def sides_of(layers: Sequence[str]) -> list[list[int]]:
 
 
 def label_layers(axes: Any, layers: Sequence[str], neurons: Mapping[str, int]) -> None:
+    """Label the x axis by layer; ``neurons`` is layer → d_ff."""
     axes.set_xticks(range(len(layers)), [layer_label(layer) for layer in layers])
     widths = sorted(set(neurons.values()))
     axes.set_xlabel(
@@ -247,6 +248,7 @@ def _label_directions(
 
 
 def other_language(direction: str, pivot: str | None) -> str:
+    """The language of a direction that is not the pivot; of one without the pivot its name."""
     parsed = Direction.parse(direction)
     if pivot == parsed.source:
         return parsed.target

@@ -14,6 +14,7 @@ class Safeguards:
     """For a fairseq task: put before it among the bases."""
 
     args: Any
+    source_dictionary: Any
 
     def train_step(
         self,
@@ -37,7 +38,7 @@ class Safeguards:
         if not getattr(self.args, "fp16", False) and not torch.isfinite(result[0]).all():
             raise FloatingPointError(
                 f"the loss is not finite at update {update_num + 1}, "
-                f"directions: {', '.join(directions_in(sample, self.source_dictionary))}"  # type: ignore[attr-defined]
+                f"directions: {', '.join(directions_in(sample, self.source_dictionary))}"
             )
         return result
 
