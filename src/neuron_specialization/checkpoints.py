@@ -109,7 +109,12 @@ class Checkpoint:
     @property
     def parameter_count(self) -> int:
         """Learned numbers; tied ones count once."""
-        return count_parameters(self.parameters)
+        sizes = {
+            (tensor.data_ptr(), tuple(tensor.shape)): tensor.numel()
+            for name, tensor in self.parameters.items()
+            if not name.endswith(_BUFFERS)
+        }
+        return sum(sizes.values())
 
 
 def _layer_widths(settings: Mapping[str, Any]) -> dict[str, int]:
@@ -118,16 +123,6 @@ def _layer_widths(settings: Mapping[str, Any]) -> dict[str, int]:
         for side in ("encoder", "decoder")
         for index in range(settings[f"{side}_layers"])
     }
-
-
-def count_parameters(parameters: Mapping[str, torch.Tensor]) -> int:
-    """Count learned numbers; tensors that share memory count once."""
-    sizes = {
-        (tensor.data_ptr(), tuple(tensor.shape)): tensor.numel()
-        for name, tensor in parameters.items()
-        if not name.endswith(_BUFFERS)
-    }
-    return sum(sizes.values())
 
 
 # ---- reading ----
