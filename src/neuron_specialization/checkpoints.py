@@ -213,9 +213,7 @@ def _split_masks(
     parameters = {name: tensor for name, tensor in tensors.items() if not name.endswith(_MASKS)}
     buffers = {name: tensor for name, tensor in tensors.items() if name.endswith(_MASKS)}
     found = {name: tuple(buffer.shape) for name, buffer in buffers.items()}
-    expected = {f"{layer}{_MASKS}": (len(directions), width) for layer, width in widths.items()}
-    if not directions:
-        expected = {}
+    expected = {f"{layer}{_MASKS}": (len(directions), width) for layer, width in widths.items() if directions}
     for name in {**expected, **found}:
         if found.get(name) != expected.get(name):
             raise CheckpointError(
