@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.fairseq_format import tag_of
+from neuron_specialization.fairseq_models import dictionary_file
 from neuron_specialization.files import read_json, sha256_of
 from neuron_specialization.masks import LayerMasks, read_mask_folder
 from neuron_specialization.model_directory import DENSE, SEGMENTATION
@@ -118,7 +119,7 @@ def read_system(
 
     loaded = load_checkpoint(checkpoint, unsafe=unsafe)
     sha256 = sha256_of(checkpoint)
-    dictionary = _dictionary(Path(vocabulary))
+    dictionary = dictionary_file(Path(vocabulary))
     symbols = read_symbols(vocabulary, loaded.languages)
     if len(symbols) != loaded.vocabulary_size:
         raise CheckpointError(
@@ -208,15 +209,6 @@ def _digest(layers: Mapping[str, NDArray[np.bool_]]) -> str:
     return hashlib.sha256(bits).hexdigest()
 
 
-def _dictionary(folder: Path) -> Path:
-    for path in (folder / "dict.txt", *sorted(folder.glob("dict.*.txt"))):
-        if path.is_file():
-            return path
-    raise CheckpointError(
-        "no dictionary (dict.txt or dict.<lang>.txt) in the vocabulary folder", where=folder
-    )
-
-
 def read_symbols(vocabulary: str | Path, languages: Sequence[str]) -> list[str]:
     """Return the dictionary by token id: fairseq's special symbols, the file's pieces, the language tags.
 
@@ -226,7 +218,7 @@ def read_symbols(vocabulary: str | Path, languages: Sequence[str]) -> list[str]:
     """
     from neuron_specialization.binarize import read_dictionary
 
-    return [*read_dictionary(_dictionary(Path(vocabulary))), *(tag_of(code) for code in languages)]
+    return [*read_dictionary(dictionary_file(Path(vocabulary))), *(tag_of(code) for code in languages)]
 
 
 def check_masks_belong(
