@@ -75,12 +75,13 @@ class DirectionText:
     usable: data.Ints
 
     @property
-    def positions(self) -> int:
-        """Real tokens of both sides, with tags."""
-        sides = ((self.source, self.source_tag), (self.target, self.target_tag))
-        return sum(
-            int(side.lengths[self.usable].sum()) + len(self.usable) * (tag is not None) for side, tag in sides
-        )
+    def positions(self) -> dict[str, int]:
+        """Real tokens of what is usable, with tags: ``{"encoder": n, "decoder": n}``."""
+        sides = {"encoder": (self.source, self.source_tag), "decoder": (self.target, self.target_tag)}
+        return {
+            name: int(side.lengths[self.usable].sum()) + len(self.usable) * (tag is not None)
+            for name, (side, tag) in sides.items()
+        }
 
     @property
     def source_key(self) -> str:

@@ -87,6 +87,10 @@ class Record:
         }
 
 
+# of a trainer's log: what is kept for the message should it fail
+LAST_LINES = 40
+
+
 @dataclass
 class TrainerLog:
     """What has been read from a trainer's log so far.
@@ -107,7 +111,7 @@ class TrainerLog:
     done: bool = False
     failure: str | None = None
     failed_directions: list[str] = field(default_factory=list)
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
 
     def read(self, line: str) -> Record | None:
         """Take note of a line; return the record it holds, if any."""

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from neuron_specialization.directions import ZERO_SHOT
-from neuron_specialization.errors import ScoringError
+from neuron_specialization.errors import ScoringError, first_few
 from neuron_specialization.files import read_json
 from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import LABELS, label
@@ -202,9 +202,9 @@ def read_scores(
     _check_comparable(table)
     missing = table.missing()
     if missing and not allow_missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ScoringError(
-            f"{len(missing)} of {len(systems) * len(testsets) * len(groups)} scores are missing: {shown}",
+            f"{len(missing)} of {len(systems) * len(testsets) * len(groups)} scores are missing:"
+            f" {first_few(missing, 5)}",
             where=where,
             hint="score them (snakemake makes what is missing), or show the gaps with --missing show",
         )

@@ -24,18 +24,13 @@ from neuron_specialization.activations import (
     write_activations,
 )
 from neuron_specialization.binarize import write_mmap
-from neuron_specialization.checkpoints import (
-    MODEL_DEFAULTS,
-    Checkpoint,
-    build_model,
-    load_checkpoint,
-    plain_state,
-    write_model,
-)
+from neuron_specialization.checkpoints import Checkpoint, load_checkpoint, plain_state, write_model
 from neuron_specialization.cli import cli
 from neuron_specialization.data_bin import Sentences, tagged
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, NeuronSpecializationError
+from neuron_specialization.fairseq_models import build_model
+from neuron_specialization.fairseq_settings import MODEL_DEFAULTS
 from neuron_specialization.masks import read_masks
 
 LANGUAGES = ["en", "de", "es"]

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from neuron_specialization.errors import first_few
+
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
@@ -162,10 +164,7 @@ def _share(value: float | None) -> str:
 
 
 def _listed(names: Sequence[str], limit: int = 24) -> str | None:
-    if not names:
-        return None
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{len(names)}: {', '.join(names[:limit])}{more}"
+    return f"{len(names)}: {first_few(names, limit)}" if names else None
 
 
 def _print_json(value: Any) -> None:

@@ -89,7 +89,7 @@ def activations(
     if count_padding:
         # without padding the counts do not depend on it, and equal counts should be equal files
         metadata["max_tokens"] = str(max_tokens)
-    progress = Progress("activations", sum(text.positions for text in texts))
+    progress = Progress("activations", sum(sum(text.positions.values()) for text in texts))
     found: dict[str, Any] = {}
     for name, counts in count_activations(
         model,
