@@ -246,9 +246,24 @@ def test_missing_or_foreign_masks_are_refused() -> None:
         model.set_direction("fr-en")
 
 
-def test_uncovered_architecture_runs_on_fairseq_code() -> None:
-    model, _ = build([], decoder_normalize_before=False)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("encoder_normalize_before", False),
+        ("decoder_normalize_before", False),
+        ("activation_fn", "gelu"),
+        ("layernorm_embedding", True),
+        ("no_token_positional_embeddings", True),
+        ("encoder_layerdrop", 0.1),
+        ("decoder_layerdrop", 0.1),
+        ("no_cross_attention", True),
+        ("cross_self_attention", True),
+    ],
+)
+def test_uncovered_architecture_runs_on_fairseq_code(setting: str, value: object) -> None:
+    model, _ = build([], **{setting: value})
     assert model.implementation == "stock"
+    assert build([])[0].implementation == "fast"
 
 
 @pytest.mark.parametrize("told", [True, False])
