@@ -39,7 +39,7 @@ def iou_matrix(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
 def likely_pivot(directions: Sequence[str]) -> str | None:
     """The language that more directions have than any other, if most have it; else None."""
     counts = Counter(code for name in directions for code in name.split("-")).most_common(2)
-    if not counts or (len(counts) == 2 and counts[0][1] == counts[1][1]):
+    if not counts or counts[0][1] == counts[1][1]:
         return None
     code, count = counts[0]
     return code if 2 * count > len(directions) else None

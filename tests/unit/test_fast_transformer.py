@@ -255,16 +255,26 @@ def test_missing_or_foreign_masks_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("setting", "value"),
     [
-        {"decoder_normalize_before": False},
-        {"no_decoder_final_norm": True},
-        {"relu_dropout": 0.1},
-        {"decoder_output_dim": 8},
+        ("encoder_normalize_before", False),
+        ("decoder_normalize_before", False),
+        ("activation_fn", "gelu"),
+        ("layernorm_embedding", True),
+        ("no_token_positional_embeddings", True),
+        ("encoder_layerdrop", 0.1),
+        ("decoder_layerdrop", 0.1),
+        ("no_cross_attention", True),
+        ("cross_self_attention", True),
+        ("no_decoder_final_norm", True),
+        ("relu_dropout", 0.1),
+        ("decoder_output_dim", 8),
     ],
 )
-def test_uncovered_architecture_runs_on_fairseq_code(settings: dict[str, Any]) -> None:
-    assert build([], **settings)[0].implementation == "stock"
+def test_uncovered_architecture_runs_on_fairseq_code(setting: str, value: object) -> None:
+    model, _ = build([], **{setting: value})
+    assert model.implementation == "stock"
+    assert build([])[0].implementation == "fast"
 
 
 @pytest.mark.parametrize("told", [True, False])
