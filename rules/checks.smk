@@ -11,6 +11,8 @@ from neuron_specialization.config.advice import advice
 from neuron_specialization.corpora.local import check_local
 from neuron_specialization.corpora.testsets import check_testset
 from neuron_specialization.errors import ConfigError
+from neuron_specialization.machine import usable_cores
+from neuron_specialization.scoring import unavailable_metrics
 
 
 def refuse_missing_text():
@@ -35,7 +37,8 @@ def refuse_missing_path(key, path):
         raise ConfigError(
             f"there is nothing at {key}",
             where=os.path.abspath(path),
-            cause="a slip, or a folder that was moved; relative paths begin where snakemake is started",
+            cause="a slip, or a folder that was moved; relative paths begin where snakemake is started,"
+            " or in its --directory",
             hint=f"correct {key}",
         )
 
@@ -92,6 +95,14 @@ if workflow.is_main_process:
     refuse(refuse_missing_text)
     for slip in advice(CONFIG):
         announce(f"warning: {slip}")
+    if workflow.local_exec and (workflow.resource_settings.cores or 0) > usable_cores():
+        announce(
+            f"warning: --cores {workflow.resource_settings.cores}, and this machine has {usable_cores()}:"
+            " jobs get in each other's way; --cores all takes those there are"
+        )
+    # now, and not when all is trained
+    for reason in unavailable_metrics(CONFIG.scoring.metrics, CONFIG.scored_directions()).values():
+        announce(f"warning: {reason}; without it scores lack the metric, and systems are not compared by it")
     MADE_OTHERWISE = {f"{RESULTS}/{file}": how for file, how in disagreements(CONFIG, RESULTS).items()}
     if MADE_OTHERWISE:
         announce(str(other_settings(MADE_OTHERWISE)))

@@ -16,6 +16,7 @@ from neuron_specialization.config import (
     mask_spec_of,
     parse_config,
     recipe_of,
+    refuse_repeated_keys,
     run_name,
     seed_of_run,
     selections_by_run,
@@ -28,8 +29,12 @@ from neuron_specialization.corpora.spec import corpus_spec_of
 from neuron_specialization.errors import NeuronSpecializationError
 from neuron_specialization.vocabulary import vocabulary_spec_of
 
+CONFIG_FILES = [os.path.relpath(file) for file in workflow.configfiles]
+
 try:
-    CONFIG = parse_config(config)
+    for file_ in CONFIG_FILES:
+        refuse_repeated_keys(file_)
+    CONFIG = parse_config(config, ", ".join(CONFIG_FILES))
 except NeuronSpecializationError as error:
     raise WorkflowError(str(error)) from None
 
@@ -81,7 +86,6 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 
 
 # How this workflow is run, for the commands on the report page; no parameter, which would make the page again.
-CONFIG_FILES = [os.path.relpath(file) for file in workflow.configfiles]
 os.environ.update(
     NEURON_SPECIALIZATION_COMMAND=shlex.join(
         ["snakemake", "--cores", "all"]
@@ -116,11 +120,15 @@ def downloaded(name):
     return ancient(f"{DOWNLOADS}/{catalogue()[name].file}")
 
 
+def testset_folder(testset):
+    """Return the folder of a test set's text."""
+    return f"{RESULTS}/testsets/{testset}" if testset in EXTERNAL_TESTSETS else f"{RESULTS}/corpus/heldout"
+
+
 def testset_text(testset, direction, side):
     """Return the file of one side (0 source, 1 target) of a direction's test text."""
-    folder = f"testsets/{testset}" if testset in EXTERNAL_TESTSETS else "corpus/heldout"
     codes = direction.split("-")
-    return f"{RESULTS}/{folder}/{'-'.join(sorted(codes))}.{codes[side]}"
+    return f"{testset_folder(testset)}/{'-'.join(sorted(codes))}.{codes[side]}"
 
 
 def mask_folder(selection):

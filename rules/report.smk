@@ -142,12 +142,12 @@ rule compare:
         "../envs/workflow.yaml"
     params:
         translations=f"{RESULTS}/translations",
-        texts=reference_folder,
+        texts=test_folder,
         groups=json.dumps(CONFIG.groups(), ensure_ascii=False),
         metrics=",".join(CONFIG.scoring.metrics),
         detokenizer=CONFIG.scoring.detokenizer,
-        samples=CONFIG.scoring.bootstrap_samples or 1000,
-        trials=CONFIG.report.trials,
+        samples=enough(CONFIG.scoring.bootstrap_samples or 1000, len(SCORED)),
+        trials=enough(CONFIG.report.trials, len(SCORED)),
         confidence=CONFIG.scoring.confidence,
     shell:
         """

@@ -1,5 +1,6 @@
 """What the rules of data.smk read and which flags they get: downloads, corpus, test sets."""
 
+from neuron_specialization.corpora.local import local_files
 from neuron_specialization.corpora.testsets import source_files
 
 CATALOGUE = {entry.file: name for name, entry in catalogue().items()}
@@ -16,13 +17,13 @@ def download_mirror(wildcards):
 
 
 def corpus_files(wildcards):
-    """Return what the corpus is made of: the downloaded file, or the text files of a local folder."""
+    """Return what the corpus is made of: the downloaded file, or the text of the pairs in a local folder."""
     if CONFIG.corpus.source == "homeassistant":
         return downloaded("homeassistant")
     if CONFIG.corpus.source == "data-bin":
         return []  # released.smk takes it over
-    files = Path(CONFIG.corpus.path).glob("*.*-*.*")
-    return sorted(str(path) for path in files if path.name.split(".")[0] in ("train", "valid", "test"))
+    files = local_files(CONFIG.corpus.path, PAIRS, CONFIG.given_heldout_pairs())
+    return [str(file) for file in files]
 
 
 def corpus_location(wildcards, input):

@@ -1,5 +1,7 @@
 """What the rules of report.smk read and which flags they get: scores, comparisons, figures."""
 
+from neuron_specialization.significance import enough
+
 
 def score_folders(wildcards):
     """Return the flags that name the folders of all scores."""
@@ -34,11 +36,6 @@ def comparison_texts(side):
 def reference_files(wildcards):
     """Return the reference of every direction that is scored."""
     return [testset_text(wildcards.testset, direction, side=1) for direction in SCORED]
-
-
-def reference_folder(wildcards):
-    """Return the folder of the references."""
-    return str(Path(testset_text(wildcards.testset, SCORED[0], side=1)).parent)
 
 
 def comparison_file(testset, system, control):

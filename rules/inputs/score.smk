@@ -11,8 +11,8 @@ COMET = CONFIG.scoring.comet or Comet()
 
 
 def test_folder(wildcards):
-    """Return the folder of a test set's text."""
-    return str(Path(testset_text(wildcards.testset, DIRECTIONS[0], side=0)).parent)
+    """Return the folder of a test set's sources and references."""
+    return testset_folder(wildcards.testset)
 
 
 def translation_folder(wildcards):

@@ -22,7 +22,7 @@ def translation_model(wildcards):
     return [
         f"{RESULTS}/training/{wildcards.system}/model.json",
         DICTIONARY,
-        *([f"{mask_folder(masks)}/{wildcards.direction}.safetensors"] if masks else []),
+        *(mask_files(masks, [wildcards.direction]) if masks else []),
     ]
 
 

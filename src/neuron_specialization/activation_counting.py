@@ -106,17 +106,13 @@ def _count_group(
             on_batch(seen + int(real.sum()))
     shared = encoder.result()
     for text, tally in zip(group, decoders, strict=True):
-        chosen = text.usable
         yield (
             str(text.direction),
             Counts(
                 layers={**shared, **tally.result()},
-                positions={
-                    "encoder": _positions(text.source.lengths[chosen], text.source_tag),
-                    "decoder": _positions(text.target.lengths[chosen], text.target_tag),
-                },
-                sentences=len(chosen),
-                skipped=len(text.source) - len(chosen),
+                positions=text.positions,
+                sentences=len(text.usable),
+                skipped=len(text.source) - len(text.usable),
             ),
         )
 
@@ -138,10 +134,6 @@ def batches(first: DirectionText, group: Sequence[DirectionText], max_tokens: in
             begin, longer = position, int(length)
         longest = longer
     yield first.usable[order[begin:]]
-
-
-def _positions(lengths: Ints, tag: int | None) -> int:
-    return int(lengths.sum()) + (len(lengths) if tag is not None else 0)
 
 
 def _to(device: torch.device, tokens: np.ndarray, real: np.ndarray) -> tuple[Tensor, Tensor]:

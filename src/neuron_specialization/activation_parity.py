@@ -9,7 +9,6 @@ multiple of 8), so does this; ``Counts.skipped`` says how many.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,10 +19,11 @@ from torch import Tensor, nn
 
 from neuron_specialization.activation_counting import Tally, choose_device
 from neuron_specialization.activations import Counts, DirectionText
-from neuron_specialization.checkpoints import Checkpoint, build_model
+from neuron_specialization.checkpoints import Checkpoint
 from neuron_specialization.data_bin import Ints, Sentences
 from neuron_specialization.errors import MaskError
 from neuron_specialization.fairseq_format import EOS, PAD
+from neuron_specialization.fairseq_models import build_model
 
 # fairseq's --required-batch-size-multiple, which the reference leaves at its default
 BATCH_MULTIPLE = 8
@@ -39,8 +39,6 @@ def count_as_reference(
 ) -> Iterator[tuple[str, Counts]]:
     """See ``activations.count_activations``; padding counted."""
     where = choose_device(device)
-    # its import announces optional packages
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     model = build_model(checkpoint).to(where)
     for text in texts:
         yield str(text.direction), _count(model, text, max_tokens, where, on_batch)

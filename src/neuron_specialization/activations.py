@@ -1,8 +1,8 @@
 """Neuron activations: how often each FFN neuron fires while a model reads a direction's text.
 
-Teacher-forced passes of the trained baseline over the validation text (paper section 3.1; upstream
-``get_neurons.py``), fed exactly as in training: source tag first on the encoder side, ``</s>`` and the
-target tag first on the decoder side. A neuron fires at a position when its ReLU output is > 0.
+Teacher-forced passes of the trained baseline over the validation text (upstream ``get_neurons.py``), fed
+exactly as in training: source tag first on the encoder side, ``</s>`` and the target tag first on the
+decoder side. A neuron fires at a position when its ReLU output is > 0.
 
 Two ways of counting:
 
@@ -75,12 +75,13 @@ class DirectionText:
     usable: data.Ints
 
     @property
-    def positions(self) -> int:
-        """Real tokens of both sides, with tags."""
-        sides = ((self.source, self.source_tag), (self.target, self.target_tag))
-        return sum(
-            int(side.lengths[self.usable].sum()) + len(self.usable) * (tag is not None) for side, tag in sides
-        )
+    def positions(self) -> dict[str, int]:
+        """Real tokens of what is usable, with tags: ``{"encoder": n, "decoder": n}``."""
+        sides = {"encoder": (self.source, self.source_tag), "decoder": (self.target, self.target_tag)}
+        return {
+            name: int(side.lengths[self.usable].sum()) + len(self.usable) * (tag is not None)
+            for name, (side, tag) in sides.items()
+        }
 
     @property
     def source_key(self) -> str:

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from neuron_specialization.activations import read_activations
 from neuron_specialization.errors import MaskError
-from neuron_specialization.mask_plots import branch_ticks, by_branch, layer_label
+from neuron_specialization.mask_plots import branch_ticks, by_branch, layer_label, nothing_to_compare
 from neuron_specialization.plots import DASHES, new_figure, save, style_of
 
 Rates = dict[str, dict[str, NDArray[np.float64]]]
 
 _NEURONS = 24
+# of a curve, beside its first point: those of wider layers are finer than a figure
+_POINTS = 512
 
 
 def read_rates(folder: str | Path, directions: Sequence[str]) -> Rates:
@@ -58,7 +60,9 @@ def plot_activity(rates: Rates, overlap: Mapping[str, Any], selection: str, fold
         of_side = [layer for layer in layers if layer.startswith(side)]
         for index, layer in enumerate(of_side):
             curves = np.array([_cumulative(values[layer]) for values in rates.values()])
-            neurons = 100 * np.arange(curves.shape[1]) / (curves.shape[1] - 1)
+            width = curves.shape[1] - 1
+            shown = np.linspace(0, width, 1 + min(width, _POINTS)).round().astype(np.int64)
+            curves, neurons = curves[:, shown], 100 * shown / width
             style = style_of(index)
             if len(of_side) > len(DASHES):
                 style["linestyle"] = DASHES[index // 8 % len(DASHES)]
@@ -132,8 +136,9 @@ def plot_neurons(rates: Rates, overlap: Mapping[str, Any], selection: str, folde
     """
     groups = {name: group for name, group in overlap["groups"].items() if len(group["directions"]) > 1}
     layers = list(overlap["neurons"])
-    figure, axes = new_figure(3.6, 1, max(1, len(groups)))
-    image: Any = None
+    if not groups:
+        return nothing_to_compare(f"neurons-{selection}", folder)
+    figure, axes = new_figure(3.6, 1, len(groups))
     for column, (name, group) in enumerate(groups.items()):
         panel = axes[0, column]
         order, edges = by_branch(overlap, group["directions"])
@@ -159,8 +164,6 @@ def plot_neurons(rates: Rates, overlap: Mapping[str, Any], selection: str, folde
             panel.set_xticks(*branch_ticks(overlap, names, edges), fontsize=6)
         panel.set_title(f"{name}: {len(chosen)} of {len(owners):,} neurons")
         figure.colorbar(image, ax=panel, label="active positions, %", aspect=30, pad=0.02)
-    if not groups:
-        axes[0, 0].set_axis_off()
     return save(
         figure,
         folder,

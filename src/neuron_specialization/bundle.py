@@ -233,13 +233,14 @@ class Bundle:
     def _make(self, folder: Path, name: str, quantization: str) -> None:
         from neuron_specialization.compaction import compact
         from neuron_specialization.export import write_model_directory
+        from neuron_specialization.exportable import read_symbols
         from neuron_specialization.provenance import model_provenance
 
         with self._reading(), self._fitting():
             self._verify()
             parameters = self._parameters()
             masks = self._mask(name) if self.masked else {}
-            symbols = self._symbols()
+            symbols = read_symbols(self.folder, self.facts["languages"])
         with self._fitting():
             write_model_directory(
                 folder,
@@ -312,14 +313,6 @@ class Bundle:
                     raise ValueError(f"the mask of {layer} is not one of {width} neurons")
                 masks[layer] = np.unpackbits(packed, count=width).astype(bool)
         return masks
-
-    def _symbols(self) -> list[str]:
-        from neuron_specialization.binarize import read_dictionary
-
-        return [
-            *read_dictionary(self.folder / DICTIONARY),
-            *(tag_of(code) for code in self.facts["languages"]),
-        ]
 
 
 def _read_bundle(folder: Path) -> dict[str, Any]:

@@ -38,7 +38,9 @@ def fairseq_state(checkpoint: Checkpoint, direction: str | None = None) -> dict[
 
 
 def fold(checkpoint: Checkpoint, direction: str | None) -> Checkpoint:
-    """Return the dense model that equals a specialised one in one direction.
+    """Return the dense model that equals a specialised one in one direction: W1's masked rows are 0.
+
+    A masked neuron then emits relu(b1_i), as under its mask.
 
     Raises:
         CheckpointError: no direction is named, or the model has no mask for it.
@@ -54,7 +56,8 @@ def fold(checkpoint: Checkpoint, direction: str | None) -> Checkpoint:
     parameters = dict(checkpoint.parameters)
     for layer, mask in checkpoint.masks[direction].items():
         name = f"{layer}.fc1.weight"
-        parameters[name] = parameters[name] * mask.to(parameters[name].dtype).unsqueeze(1)
+        # not a product with the mask: NaN or infinity in a masked row must not come through
+        parameters[name] = parameters[name].masked_fill(~mask.unsqueeze(1), 0)
     return replace(checkpoint, parameters=parameters, masks={}, directions=[direction])
 
 

@@ -17,34 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_specialization import reference_formats
 from neuron_specialization.errors import CheckpointError
-from neuron_specialization.fairseq_models import build_model, read_dictionary
 from neuron_specialization.fairseq_settings import HARMLESS, MODEL_DEFAULTS, TASK_DEFAULTS, setting_fits
 from neuron_specialization.files import atomic_path
-from neuron_specialization.safe_loading import (
-    SAFE_GLOBALS,
-    allow_fairseq_globals,
-    check_intact,
-    no_extra_globals,
-    read_state,
-)
+from neuron_specialization.safe_loading import no_extra_globals, read_state
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = [
-    "MODEL_DEFAULTS",
-    "SAFE_GLOBALS",
-    "Checkpoint",
-    "Masks",
-    "allow_fairseq_globals",
-    "build_model",
-    "check_intact",
-    "load_checkpoint",
-    "plain_state",
-    "read_dictionary",
-    "read_state",
-    "write_model",
-]
 
 # direction → layer name (``encoder.layers.0``) → bool[d_ff], True = kept
 Masks = dict[str, dict[str, "torch.Tensor"]]
@@ -110,11 +88,7 @@ class Checkpoint:
     @property
     def layer_widths(self) -> dict[str, int]:
         """Layer name (``encoder.layers.0``) → its neurons."""
-        return {
-            f"{side}.layers.{index}": int(self.settings[f"{side}_ffn_embed_dim"])
-            for side in ("encoder", "decoder")
-            for index in range(self.settings[f"{side}_layers"])
-        }
+        return _layer_widths(self.settings)
 
     @property
     def heads(self) -> int:
@@ -135,17 +109,20 @@ class Checkpoint:
     @property
     def parameter_count(self) -> int:
         """Learned numbers; tied ones count once."""
-        return count_parameters(self.parameters)
+        sizes = {
+            (tensor.data_ptr(), tuple(tensor.shape)): tensor.numel()
+            for name, tensor in self.parameters.items()
+            if not name.endswith(_BUFFERS)
+        }
+        return sum(sizes.values())
 
 
-def count_parameters(parameters: Mapping[str, torch.Tensor]) -> int:
-    """Count learned numbers; tensors that share memory count once."""
-    sizes = {
-        (tensor.data_ptr(), tuple(tensor.shape)): tensor.numel()
-        for name, tensor in parameters.items()
-        if not name.endswith(_BUFFERS)
+def _layer_widths(settings: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        f"{side}.layers.{index}": int(settings[f"{side}_ffn_embed_dim"])
+        for side in ("encoder", "decoder")
+        for index in range(settings[f"{side}_layers"])
     }
-    return sum(sizes.values())
 
 
 # ---- reading ----
@@ -195,7 +172,8 @@ def _checkpoint_of(state: Mapping[str, Any], path: Path, languages: Sequence[str
     settings = {key: model_arguments.get(key, default) for key, default in MODEL_DEFAULTS.items()}
     _check_types(settings, path)
     _check_supported(settings, {**model_arguments, **task_arguments}, path)
-    parameters, masks = _split_masks(parameters, _names(model_arguments.get("mask_directions")), path)
+    mask_directions = _names(model_arguments.get("mask_directions"))
+    parameters, masks = _split_masks(parameters, mask_directions, _layer_widths(settings), path)
     _check_parameters(parameters, settings, path)
     directions = _names(task_arguments.get("lang_pairs"))
     history = state.get("optimizer_history") or [{}]
@@ -219,20 +197,35 @@ _TAG_KEYS = ("encoder_langtok", "decoder_langtok", "lang_tok_style")
 
 
 def _split_masks(
-    tensors: Mapping[str, torch.Tensor], directions: list[str], path: Path
+    tensors: Mapping[str, torch.Tensor], directions: list[str], widths: Mapping[str, int], path: Path
 ) -> tuple[dict[str, torch.Tensor], Masks]:
-    """Separate what is learned from the mask buffers ``<layer>.fc1.masks`` (bool[directions, d_ff])."""
+    """Separate what is learned from the mask buffers ``<layer>.fc1.masks`` (bool[directions, d_ff]).
+
+    Args:
+        tensors: both, by name.
+        directions: those with masks, in the order of the buffers' rows; none of a dense model.
+        widths: layer → d_ff.
+        path: for messages.
+
+    Raises:
+        CheckpointError: a layer without masks where there are directions, or masks of another shape.
+    """
     parameters = {name: tensor for name, tensor in tensors.items() if not name.endswith(_MASKS)}
-    masks: Masks = {direction: {} for direction in directions}
-    for name, tensor in tensors.items():
-        if not name.endswith(_MASKS):
-            continue
-        if tensor.ndim != 2 or tensor.shape[0] != len(directions):
+    buffers = {name: tensor for name, tensor in tensors.items() if name.endswith(_MASKS)}
+    found = {name: tuple(buffer.shape) for name, buffer in buffers.items()}
+    expected = {f"{layer}{_MASKS}": (len(directions), width) for layer, width in widths.items() if directions}
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
             raise CheckpointError(
-                f"{name} has shape {tuple(tensor.shape)}, for {len(directions)} directions", where=path
+                f"{name} has shape {found.get(name, 'none')}, expected {expected.get(name, 'none')}"
+                f" for {len(directions)} directions",
+                where=path,
+                cause="it was changed or damaged",
             )
-        for direction, row in zip(directions, tensor, strict=True):
-            masks[direction][name.removesuffix(_MASKS)] = row.bool()
+    masks = {
+        direction: {name.removesuffix(_MASKS): buffer[row].bool() for name, buffer in buffers.items()}
+        for row, direction in enumerate(directions)
+    }
     return parameters, masks
 
 

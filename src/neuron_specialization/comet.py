@@ -23,7 +23,7 @@ from neuron_specialization.detokenize import detokenize
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import read_lines, sha256_of
-from neuron_specialization.scoring import Bootstrap, read_texts
+from neuron_specialization.scoring import Bootstrap, interval, read_texts
 
 DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
 # names the interpreter where no --python is given
@@ -149,6 +149,8 @@ def run_comet(
             input=json.dumps(request),
             capture_output=True,
             text=True,
+            # a progress bar in another encoding is no reason to lose the scores
+            errors="replace",
             check=False,
         )
         if done.returncode == comet_runner.NOT_INSTALLED:
@@ -181,9 +183,8 @@ def comet_score(
         drawn = np.random.default_rng(bootstrap.seed).choice(
             len(values), size=(bootstrap.samples, len(values)), replace=True
         )
-        means = np.sort(values[drawn].mean(axis=1))
-        tail = int(len(means) * (1 - bootstrap.confidence) / 2 + 1e-9)
-        low, high, confidence = float(means[tail]), float(means[-tail - 1]), bootstrap.confidence
+        low, high = interval(values[drawn].mean(axis=1).tolist(), bootstrap.confidence)
+        confidence = bootstrap.confidence
         signature = f"{signature}|bs:{bootstrap.samples}|seed:{bootstrap.seed}"
     return {
         "direction": job.direction,

@@ -172,13 +172,10 @@ def _energy(path: Path) -> float | None:
     return float(read_json(path)["joules"]) if path.is_file() else None
 
 
-_DECIMALS = {"kept": 4, "tokens_per_update": 1, "training_seconds": 1, "tokens_per_second": 1}
-
-
 def _text(name: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.{_DECIMALS.get(name, 1)}f}" if isinstance(value, float) else str(value)
+    return f"{value:.{4 if name == 'kept' else 1}f}" if isinstance(value, float) else str(value)
 
 
 def write_costs_csv(path: str | Path, costs: Sequence[Cost]) -> None:
@@ -226,7 +223,7 @@ def _cell(name: str, values: Sequence[float | None]) -> str:
         return "–"
     decimals = 3 if name == "kept" else 0
     text = f"{fmean(present):,.{decimals}f}"
-    if len(present) > 1 and len(set(present)) > 1:
+    if len(set(present)) > 1:
         text += f" ± {stdev(present):,.{decimals}f}"
     return text
 

@@ -72,7 +72,7 @@ def convert(
     Args:
         parameters: fairseq's names → float32 arrays (`arrays_of`); fc1 and fc2 may differ in width from
             layer to layer. Arrays that are one object are stored once.
-        settings: the checkpoint's (checkpoints.MODEL_DEFAULTS).
+        settings: the checkpoint's (fairseq_settings.MODEL_DEFAULTS).
         symbols: the dictionary with its special symbols and language tags, by token id.
         folder: made, or overwritten.
         quantization: one of QUANTIZATIONS: how the weights are stored.

@@ -16,6 +16,8 @@ LANGUAGE_PATTERN = r"[a-z]{2,3}(?:_[A-Za-z0-9]{2,8})*"
 ZERO_SHOT = "zero-shot"
 # the branch of a language that the table does not know
 UNKNOWN_BRANCH = "other"
+# the tier of a language that no tier lists, beside tiers that list others
+NO_TIER = "no tier"
 DIRECTION_PATTERN = rf"{LANGUAGE_PATTERN}-{LANGUAGE_PATTERN}"
 
 
@@ -31,7 +33,7 @@ class Direction:
             if not re.fullmatch(LANGUAGE_PATTERN, code):
                 raise ConfigError(
                     f"{code!r} is not a language code",
-                    hint="use codes such as de, oc or zh_Hans: letters, digits and underscores",
+                    hint="use codes such as de, oc or zh_Hans: small letters, script or region after _",
                 )
         if self.source == self.target:
             raise ConfigError(f"direction {self.source}-{self.target} translates a language into itself")
@@ -45,7 +47,9 @@ class Direction:
         """
         parts = text.split("-")
         if len(parts) != 2:
-            raise ConfigError(f"{text!r} is not a direction", hint="write <source>-<target>, e.g. de-en")
+            raise ConfigError(
+                f"{text!r} is not a direction", hint="write <source>-<target>, e.g. de-en or pt_BR-en"
+            )
         return cls(*parts)
 
     def __str__(self) -> str:
@@ -63,6 +67,12 @@ class Direction:
         if pivot and self.target == pivot:
             return f"X→{pivot}"
         return "X→Y"
+
+    def other(self, pivot: str | None) -> str | None:
+        """The language that is not the pivot; None where neither is the pivot."""
+        if self.source == pivot:
+            return self.target
+        return self.source if self.target == pivot else None
 
     def through(self, pivot: str) -> tuple[str, str]:
         """The directions to the pivot and from it that make up this one, e.g. ``de-en`` and ``en-fr``."""
@@ -95,7 +105,16 @@ def known_languages() -> dict[str, Language]:
     return read_languages(data_file("languages.tsv"))
 
 
+@cache
+def _branches() -> dict[str, str]:
+    """The branch of each language, by its two letters (de) and its three (deu)."""
+    languages = known_languages().values()
+    return {key: one.branch for one in languages for key in (one.code, one.flores200.split("_")[0])}
+
+
 def branch_of(code: str) -> str:
-    """The branch of a language (Germanic, Romance, …), UNKNOWN_BRANCH for one the table does not know."""
-    language = known_languages().get(code)
-    return language.branch if language else UNKNOWN_BRANCH
+    """The branch of a language (Germanic, Romance, …), UNKNOWN_BRANCH for one the table does not know.
+
+    Script and region do not matter: pt, pt_BR and por_Latn are one language.
+    """
+    return _branches().get(code.split("_")[0], UNKNOWN_BRANCH)

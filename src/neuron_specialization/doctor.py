@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,24 +53,23 @@ def examine(config: Path | None = None, folder: Path = Path()) -> list[Check]:
         folder: where results will go.
     """
     settings = config or (folder / "config.yaml" if (folder / "config.yaml").is_file() else None)
-    checks: list[Callable[[], Iterator[Check]]] = [
-        _python,
-        _packages,
-        _torch,
-        _fairseq,
-        lambda: _threads(os.environ),
-        _memory,
-        lambda: _disk(folder),
-        lambda: _allocator(os.environ),
-        _slurm,
-        lambda: _configuration(settings),
-    ]
+    checks: dict[str, Callable[[], Iterator[Check]]] = {
+        "python": _python,
+        "packages": _packages,
+        "torch": _torch,
+        "fairseq": _fairseq,
+        "threads": partial(_threads, os.environ),
+        "memory": _memory,
+        "disk": partial(_disk, folder),
+        "allocator": partial(_allocator, os.environ),
+        "slurm": _slurm,
+        "configuration": partial(_configuration, settings),
+    }
     found: list[Check] = []
-    for check in checks:
+    for name, check in checks.items():
         try:
             found.extend(check())
         except Exception as error:  # a doctor that falls ill helps nobody
-            name = getattr(check, "__name__", "check").strip("_")
             found.append(Check(name, "missing", f"could not be looked at: {type(error).__name__}: {error}"))
     return found
 
@@ -232,7 +232,7 @@ def _disk(folder: Path) -> Iterator[Check]:
             "disk",
             "advice",
             f"{free:.1f} GiB free at {place}",
-            f"the demonstration wants {NEEDED_DISK_GIB:g}",
+            f"the demonstration wants {NEEDED_DISK_GIB:g} GiB",
         )
     else:
         yield Check("disk", "ok", f"{free:.1f} GiB free at {place}")
@@ -306,9 +306,6 @@ def _configuration(path: Path | None) -> Iterator[Check]:
         config = load_config(path)
     except NeuronSpecializationError as error:
         yield Check("configuration", "missing", str(error), f"correct {path}: docs/configuration.md")
-        return
-    except (OSError, UnicodeDecodeError) as error:
-        yield Check("configuration", "missing", f"{path}: {error}", "name a readable YAML file")
         return
     systems, directions = len(config.systems), len(config.all_directions())
     yield Check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 
 class NeuronSpecializationError(Exception):
@@ -76,6 +77,17 @@ class FileError(NeuronSpecializationError):
         }.get(error.errno or 0, (None, None))
         what = f"a file cannot be read or written: {error.strerror or error}"
         return cls(what, where=error.filename, cause=cause, hint=hint)
+
+
+def first_few(names: Sequence[str], most: int = 8) -> str:
+    """Name things in a message: ``a, b, c``; of more than ``most`` the first, ``a, b and 7 more``."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 _MAKE_ROOM = "make room, then run the same command again"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from neuron_specialization.exportable import Reading, check_masks_belong, mask_of, read_symbols, read_system
+from neuron_specialization.exportable import Reading, read_system
 from neuron_specialization.files import atomic_text, write_json
 from neuron_specialization.model_card import model_card
 from neuron_specialization.model_directory import FILES, PROVENANCE, README, SEGMENTATION
@@ -26,8 +26,6 @@ from neuron_specialization.provenance import (
 
 if TYPE_CHECKING:
     from neuron_specialization.ctranslate2_converter import Array
-
-__all__ = ["check_masks_belong", "export_system", "mask_of", "read_symbols", "write_model_directory"]
 
 
 def export_system(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.fairseq_format import tag_of
+from neuron_specialization.fairseq_models import dictionary_file
 from neuron_specialization.files import read_json, sha256_of
 from neuron_specialization.masks import LayerMasks, read_mask_folder
 from neuron_specialization.model_directory import DENSE, SEGMENTATION
@@ -19,7 +20,6 @@ from neuron_specialization.translation import InputFormat
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from neuron_specialization.checkpoints import Checkpoint
 
@@ -119,7 +119,7 @@ def read_system(
 
     loaded = load_checkpoint(checkpoint, unsafe=unsafe)
     sha256 = sha256_of(checkpoint)
-    dictionary = _dictionary(Path(vocabulary))
+    dictionary = dictionary_file(Path(vocabulary))
     symbols = read_symbols(vocabulary, loaded.languages)
     if len(symbols) != loaded.vocabulary_size:
         raise CheckpointError(
@@ -135,25 +135,18 @@ def read_system(
             where=segmentation,
             hint="put it there; or, for text that is segmented already: --input-format pieces",
         )
-    used: dict[str, DirectionMask] = {}
     if masks is not None:
-        folder = Path(masks)
-        wanted = list(directions or sorted({*loaded.directions, *present_directions(folder)}))
-        check_languages(wanted, loaded)
-        for direction, found in read_mask_folder(folder, wanted).items():
-            path = folder / f"{direction}.safetensors"
-            check_masks_belong(loaded, found, path, sha256=sha256)
-            used[direction] = DirectionMask(found.layers, found.metadata, sha256_of(path))
+        wanted = list(directions or sorted({*loaded.directions, *present_directions(masks)}))
     elif loaded.masks:
         wanted = list(directions or loaded.masks)
-        check_languages(wanted, loaded)
-        for direction in wanted:
-            layers = {layer: mask.numpy() for layer, mask in mask_of(loaded, direction).items()}
-            used[direction] = DirectionMask(layers, {}, _digest(layers))
     else:
-        refuse_unmasked(loaded)
+        _refuse_unmasked(loaded)
         wanted = list(directions or loaded.directions)
-        check_languages(wanted, loaded)
+    _check_languages(wanted, loaded)
+    if masks is not None:
+        used = _masks_of_folder(Path(masks), wanted, loaded, sha256)
+    else:
+        used = _own_masks(loaded, wanted) if loaded.masks else {}
     return System(
         checkpoint=loaded,
         sha256=sha256,
@@ -166,6 +159,37 @@ def read_system(
         manifest=None if manifest is None else read_json(manifest),
         scores=None if scores is None else read_scores(scores),
     )
+
+
+def _masks_of_folder(
+    folder: Path, directions: Sequence[str], checkpoint: Checkpoint, sha256: str
+) -> dict[str, DirectionMask]:
+    """Read the masks of a selection and see that they are the checkpoint's (of that ``sha256``)."""
+    used = {}
+    for direction, found in read_mask_folder(folder, directions).items():
+        path = folder / f"{direction}.safetensors"
+        check_masks_belong(checkpoint, found, path, sha256=sha256)
+        used[direction] = DirectionMask(found.layers, found.metadata, sha256_of(path))
+    return used
+
+
+def _own_masks(checkpoint: Checkpoint, directions: Sequence[str]) -> dict[str, DirectionMask]:
+    """Return the masks that the checkpoint itself holds.
+
+    Raises:
+        MaskError: it holds none for a direction.
+    """
+    used = {}
+    for direction in directions:
+        if direction not in checkpoint.masks:
+            raise MaskError(
+                f"the checkpoint holds no mask for {direction}",
+                where=checkpoint.path,
+                hint=f"it has: {', '.join(checkpoint.masks)}; give others with --masks",
+            )
+        layers = {layer: mask.numpy() for layer, mask in checkpoint.masks[direction].items()}
+        used[direction] = DirectionMask(layers, {}, _digest(layers))
+    return used
 
 
 def read_scores(folder: str | Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -185,15 +209,6 @@ def _digest(layers: Mapping[str, NDArray[np.bool_]]) -> str:
     return hashlib.sha256(bits).hexdigest()
 
 
-def _dictionary(folder: Path) -> Path:
-    for path in (folder / "dict.txt", *sorted(folder.glob("dict.*.txt"))):
-        if path.is_file():
-            return path
-    raise CheckpointError(
-        "no dictionary (dict.txt or dict.<lang>.txt) in the vocabulary folder", where=folder
-    )
-
-
 def read_symbols(vocabulary: str | Path, languages: Sequence[str]) -> list[str]:
     """Return the dictionary by token id: fairseq's special symbols, the file's pieces, the language tags.
 
@@ -203,7 +218,7 @@ def read_symbols(vocabulary: str | Path, languages: Sequence[str]) -> list[str]:
     """
     from neuron_specialization.binarize import read_dictionary
 
-    return [*read_dictionary(_dictionary(Path(vocabulary))), *(tag_of(code) for code in languages)]
+    return [*read_dictionary(dictionary_file(Path(vocabulary))), *(tag_of(code) for code in languages)]
 
 
 def check_masks_belong(
@@ -257,22 +272,8 @@ def check_masks_belong(
         )
 
 
-def mask_of(checkpoint: Checkpoint, direction: str) -> Mapping[str, Tensor]:
-    """Return the mask of a direction that the checkpoint itself holds, layer → bool[d_ff].
-
-    Raises:
-        MaskError: it holds none for this direction.
-    """
-    if direction not in checkpoint.masks:
-        raise MaskError(
-            f"the checkpoint holds no mask for {direction}",
-            where=checkpoint.path,
-            hint=f"it has: {', '.join(checkpoint.masks) or 'none'}; give others with --masks",
-        )
-    return checkpoint.masks[direction]
-
-
-def refuse_unmasked(checkpoint: Checkpoint) -> None:
+def _refuse_unmasked(checkpoint: Checkpoint) -> None:
+    """Refuse a specialised model without its masks: the reference's, or one that was trained with masks."""
     inputs = checkpoint.provenance.get("inputs")
     if checkpoint.mask_files or (isinstance(inputs, Mapping) and "masks" in inputs):
         raise MaskError(
@@ -282,7 +283,8 @@ def refuse_unmasked(checkpoint: Checkpoint) -> None:
         )
 
 
-def check_languages(directions: Sequence[str], checkpoint: Checkpoint) -> None:
+def _check_languages(directions: Sequence[str], checkpoint: Checkpoint) -> None:
+    """Refuse directions of languages that the model does not know, and none at all."""
     if not directions:
         raise CheckpointError(
             "the checkpoint does not say what it translates", where=checkpoint.path, hint="give --directions"

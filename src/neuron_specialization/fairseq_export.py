@@ -56,12 +56,8 @@ def export_fairseq(
     results = []
     for name, mask in source.models.items():
         served = [name] if mask else source.directions
-        model = replace(source.checkpoint, directions=served, masks={})
-        if mask is not None:
-            import torch
-
-            layers = {layer: torch.from_numpy(row) for layer, row in mask.layers.items()}
-            model = replace(model, masks={name: layers})
+        masks = {name: mask.tensors()} if mask else {}
+        model = replace(source.checkpoint, directions=served, masks=masks)
         provenance = model_provenance(
             facts,
             direction_facts(widths, mask),

@@ -22,6 +22,20 @@ def _quiet() -> None:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
 
 
+def dictionary_file(folder: Path) -> Path:
+    """Return a vocabulary's ``dict.txt``, or of a data-bin the first ``dict.<lang>.txt``: all are the same.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for path in (folder / "dict.txt", *sorted(folder.glob("dict.*.txt"))):
+        if path.is_file():
+            return path
+    raise CheckpointError(
+        "no dictionary (dict.txt or dict.<lang>.txt) in the vocabulary folder", where=folder
+    )
+
+
 def read_dictionary(source: str | Path | int, languages: list[str]) -> Any:
     """Return fairseq's dictionary with the language tags appended, as its task builds it.
 
@@ -38,11 +52,7 @@ def read_dictionary(source: str | Path | int, languages: list[str]) -> Any:
             dictionary.add_symbol(f"<{index}>")
     else:
         path = Path(source)
-        if path.is_dir():
-            path = next(iter(sorted(path.glob("dict.*.txt"))), path / "dict.txt")
-        if not path.is_file():
-            raise CheckpointError("the dictionary is missing", where=path)
-        dictionary = Dictionary.load(str(path))
+        dictionary = Dictionary.load(str(path if path.is_file() else dictionary_file(path)))
     for code in languages:
         dictionary.add_symbol(tag_of(code))
     return dictionary

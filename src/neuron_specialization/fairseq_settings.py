@@ -54,6 +54,7 @@ HARMLESS: dict[str, Any] = {
     "adaptive_softmax_cutoff": None,
     "adaptive_input": False,
     "no_cross_attention": False,
+    "no_decoder_final_norm": False,
     "cross_self_attention": False,
     "encoder_layers_to_keep": None,
     "decoder_layers_to_keep": None,

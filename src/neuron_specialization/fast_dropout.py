@@ -3,7 +3,7 @@
 On CPU drawing one Bernoulli number an element costs more than the arithmetic it guards. Here
 a pool of scaled keep-masks is drawn once in a while and every call takes a slice of it
 at a random place. The pool and the places follow from (seed, update), so a resumed run draws what
-an uninterrupted one would. On other devices torch's own dropout is used.
+an uninterrupted one would. On other devices and in other precisions torch's own dropout is used.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ class Part:
     neurons: Neurons
 
 
-def _first_product(x: Tensor, w1: Tensor, neurons: Neurons) -> Tensor:
-    """W1's rows for a part, in x's dtype."""
+def _w1_of(x: Tensor, w1: Tensor, neurons: Neurons) -> Tensor:
+    """W1's rows for a part, [n, d] in x's dtype."""
     if neurons.index is None:
         return w1.to(x.dtype)
     rows = w1.index_select(0, neurons.index)
@@ -79,7 +79,8 @@ def _first_product(x: Tensor, w1: Tensor, neurons: Neurons) -> Tensor:
     return rows.to(x.dtype)
 
 
-def _second_product(w2: Tensor, neurons: Neurons, dtype: torch.dtype) -> Tensor:
+def _w2_of(w2: Tensor, neurons: Neurons, dtype: torch.dtype) -> Tensor:
+    """W2's columns for a part, [d, n]."""
     return (w2 if neurons.index is None else w2.index_select(1, neurons.index)).to(dtype)
 
 
@@ -105,14 +106,17 @@ class _FusedFfn(torch.autograd.Function):
     ) -> Tensor:
         out = torch.empty_like(x)
         constants = _constants(b1, w2, b2, parts)
-        hidden_of, factor_of = [], []
+        hidden_of = []
+        # for the backward pass: each part's rounded rows, or where nothing is rounded x itself
+        kept_inputs = [] if bfloat16 else [x]
         for number, part in enumerate(parts):
             neurons, count = part.neurons, part.stop - part.start
             bias = b1 if neurons.index is None else b1.index_select(0, neurons.index)
             factor = x[part.start : part.stop]
             if bfloat16:
                 factor = rounded_rows(factor)
-            weight = _first_product(factor, w1, neurons)
+                kept_inputs.append(factor)
+            weight = _w1_of(factor, w1, neurons)
             if rows is not None:
                 hidden = _masked((factor @ weight.t())[:count], bias, rows)
             elif bfloat16:
@@ -122,15 +126,13 @@ class _FusedFfn(torch.autograd.Function):
             hidden.relu_()
             if bfloat16:
                 hidden = rounded_rows(hidden)
-            weight = _second_product(w2, neurons, hidden.dtype)
+            weight = _w2_of(w2, neurons, hidden.dtype)
             target = out[part.start : part.stop]
             if bfloat16:
                 torch.add(constants[number], (hidden @ weight.t())[:count], out=target)
             else:
                 torch.addmm(constants[number], hidden, weight.t(), out=target)
             hidden_of.append(hidden)
-            factor_of.append(factor if bfloat16 else x)
-        kept_inputs = factor_of if bfloat16 else [x]
         ctx.save_for_backward(w1, b1, w2, rows, *kept_inputs, *hidden_of)
         ctx.parts, ctx.bfloat16 = parts, bfloat16
         return out
@@ -155,13 +157,13 @@ class _FusedFfn(torch.autograd.Function):
             else:
                 factor = inputs[0][part.start : part.stop]
             grad_w2 = incoming.t() @ hidden
-            grad_hidden = incoming @ _second_product(w2, neurons, incoming.dtype)
+            grad_hidden = incoming @ _w2_of(w2, neurons, incoming.dtype)
             torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0, grad_input=grad_hidden)
             grad_b1 = grad_hidden.sum(0, dtype=gradient.dtype)
             if rows is not None:
                 by_sentence = grad_hidden[:count].view(len(rows), count // len(rows), neurons.count)
                 by_sentence.mul_(rows.unsqueeze(1))
-            weight, target = _first_product(incoming, w1, neurons), grad_x[part.start : part.stop]
+            weight, target = _w1_of(incoming, w1, neurons), grad_x[part.start : part.stop]
             if bfloat16:
                 target.copy_((grad_hidden @ weight)[:count])
             else:

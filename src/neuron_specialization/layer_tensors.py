@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_specialization.directions import DIRECTION_PATTERN
 from neuron_specialization.errors import MaskError
 from neuron_specialization.files import atomic_path
 
@@ -168,8 +169,6 @@ def present_directions(folder: str | Path, suffix: str = ".safetensors") -> list
     Raises:
         MaskError: the folder is missing or holds none.
     """
-    from neuron_specialization.directions import DIRECTION_PATTERN
-
     folder = Path(folder)
     if not folder.is_dir():
         raise MaskError("the folder is missing", where=folder)

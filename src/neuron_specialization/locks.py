@@ -154,7 +154,7 @@ def _alive(process: Any) -> bool:
     try:  # a process that ended but was not waited for holds nothing
         state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
     except OSError:
-        return Path("/proc").is_dir() is False
+        return not Path("/proc").is_dir()
     return state.split()[0] not in ("Z", "X")
 
 

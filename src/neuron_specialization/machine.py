@@ -10,7 +10,7 @@ from pathlib import Path
 
 def usable_cores() -> int:
     """Cores this process may run on; fewer than the machine's in a container or a SLURM job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def processor() -> str:

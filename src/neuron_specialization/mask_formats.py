@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_specialization.errors import MaskError
+from neuron_specialization.errors import MaskError, first_line
 from neuron_specialization.files import atomic_path
 from neuron_specialization.layer_tensors import check_layers, layer_key
 from neuron_specialization.plain_pickle import load_plain
@@ -57,13 +57,13 @@ def import_masks(path: str | Path) -> tuple[dict[str, NDArray[np.bool_]], int]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise MaskError(
-            f"refused: the file asks for more than tensors: {_first_line(error)}",
+            f"refused: the file asks for more than tensors: {first_line(error)}",
             where=path,
             cause="it is damaged, or not a mask file",
         ) from None
     except Exception as error:  # damaged bytes make torch and pickle raise nearly anything
         raise MaskError(
-            f"the mask file cannot be read: {_first_line(error)}", where=path, cause="it was cut short"
+            f"the mask file cannot be read: {first_line(error)}", where=path, cause="it was cut short"
         ) from None
     if not isinstance(state, dict) or not state:
         raise MaskError("not a mask file: it holds no dictionary of masks", where=path)
@@ -148,7 +148,7 @@ def import_activations(path: str | Path, *, unsafe: bool = False) -> dict[str, N
         raise
     except Exception as error:  # a pickle can fail in any way its reducers can
         raise MaskError(
-            f"the activation file cannot be read: {_first_line(error)}",
+            f"the activation file cannot be read: {first_line(error)}",
             where=path,
             cause="it was cut short, or is not the reference's activations.pkl",
         ) from None
@@ -173,7 +173,3 @@ def import_activations(path: str | Path, *, unsafe: bool = False) -> dict[str, N
 
 def _shown(key: object) -> str:
     return repr(key[:80]) if isinstance(key, str) else f"a key that is a {type(key).__name__}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +87,7 @@ def make_masks(spec: MaskSpec, origins: Origins) -> dict[str, LayerMasks]:
         )
     made = {}
     for name, masks in result.items():
-        layers = masks.layers
-        if selection.sides != "both":
-            layers = methods.only_side(layers, selection.sides)
+        layers = methods.only_side(masks.layers, selection.sides)
         settings = recorded_settings(spec, name) or {}
         made[name] = LayerMasks(layers, {**masks.metadata, "direction": name, **settings})
     return made
@@ -249,10 +246,9 @@ def _pooled_family(
     if not isinstance(spec.like, ActivationMasks):
         raise ConfigError("pooled activations need the k of a selection by activation: set like")
     read = _read_counts(origins.folder("activations"), names)
-    layers = read[names[0]].layers
     pooled = {
-        layer: reduce(np.add, [counts.layers[layer] for counts in read.values()], np.zeros_like(vector))
-        for layer, vector in layers.items()
+        layer: np.sum([counts.layers[layer] for counts in read.values()], axis=0)
+        for layer in read[names[0]].layers
     }
     parents = canonical_json({name: counts.sha256 for name, counts in read.items()})
     result = {}

@@ -11,6 +11,7 @@ from typing import Any
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import MaskError
 from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, say_instead, style_of
+from neuron_specialization.reporting.answer import p_text
 
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
 
@@ -25,6 +26,9 @@ def plot_masks(overlap: Mapping[str, Any], selection: str, folder: str | Path) -
 
     Returns:
         The files: ``sparsity-``, ``overlap-`` and ``similarity-<selection>``, each ``.svg`` and ``.png``.
+
+    Raises:
+        MaskError: the content is not that of an overlap.json.
     """
     missing = [key for key in ("neurons", "directions", "groups") if key not in overlap]
     if missing:
@@ -52,6 +56,7 @@ def sides_of(layers: Sequence[str]) -> list[list[int]]:
 
 
 def label_layers(axes: Any, layers: Sequence[str], neurons: Mapping[str, int]) -> None:
+    """Name the layers along the x axis, and under it how wide they are (layer → d_ff)."""
     axes.set_xticks(range(len(layers)), [layer_label(layer) for layer in layers])
     widths = sorted(set(neurons.values()))
     axes.set_xlabel(
@@ -187,7 +192,7 @@ def _panel_title(group: Mapping[str, Any], name: str, layer: str) -> str:
         return title
     if min(within, across) == 1:
         return f"{title}\nall equal"
-    return f"{title}\n{100 * within:.0f} / {100 * across:.0f}, p = {test['p']:.3f}"
+    return f"{title}\n{100 * within:.0f} / {100 * across:.0f}, {p_text(test['p'])}"
 
 
 def nothing_to_compare(name: str, folder: str | Path) -> list[Path]:
@@ -247,7 +252,5 @@ def _label_directions(
 
 
 def other_language(direction: str, pivot: str | None) -> str:
-    parsed = Direction.parse(direction)
-    if pivot == parsed.source:
-        return parsed.target
-    return parsed.source if pivot == parsed.target else direction
+    """What tells a direction from others of its group: the language that is not the pivot, or its name."""
+    return Direction.parse(direction).other(pivot) or direction

@@ -1,6 +1,6 @@
 """The masked feed-forward layer: one definition, three exactly equal ways to compute it.
 
-For direction t with mask m_t ∈ {0,1}^d_ff (paper section 4; upstream ``transformer_with_mask.py``)::
+For direction t with mask m_t ∈ {0,1}^d_ff (upstream ``transformer_with_mask.py``)::
 
         x [N, d] ──► W1 [d_ff, d], rows where m_t = 0 dropped ──► + b1 ──► relu ──► W2 [d, d_ff] ──► + b2
 

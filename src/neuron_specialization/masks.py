@@ -1,6 +1,6 @@
 """Masks: which neurons a translation direction keeps, and the files they live in.
 
-The method (paper section 3.2; upstream ``get_ns_masks.py``), for one FFN layer of one direction::
+The method (upstream ``get_ns_masks.py``), for one FFN layer of one direction::
 
     counts a_i   how often neuron i fired        sorted        cumulative    95 % of 100 = 95
     n0  10 ┐                                    n2   50   →     50
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_specialization.directions import Direction
-from neuron_specialization.errors import MaskError
+from neuron_specialization.errors import MaskError, first_few
 from neuron_specialization.files import sha256_of
 from neuron_specialization.layer_tensors import layer_key, read_layers, write_layers
 
@@ -242,7 +242,7 @@ def read_mask_folder(
     missing = [name for name in directions if not (folder / f"{name}.safetensors").is_file()]
     if missing:
         raise MaskError(
-            f"{len(missing)} of {len(directions)} directions have no mask: {_some(missing)}",
+            f"{len(missing)} of {len(directions)} directions have no mask: {first_few(missing)}",
             where=folder,
             hint="run the activations and masks commands for them, or compose masks for zero-shot directions",
         )
@@ -261,13 +261,15 @@ def read_mask_folder(
 
 def check_shapes(found: Mapping[str, int], shapes: Mapping[str, int], where: object) -> None:
     """Refuse masks whose layers or widths (layer name → d_ff) are not ``shapes``, naming a difference."""
-    if dict(found) != dict(shapes):
-        raise MaskError(
-            f"masks do not fit: {_difference(found, shapes)}",
-            where=where,
-            cause="they were made from different models",
-            hint="make all masks of a selection from one model",
-        )
+    for name in {**shapes, **found}:
+        if found.get(name) != shapes.get(name):
+            raise MaskError(
+                f"masks do not fit: {name} has {found.get(name, 'no')} neurons,"
+                f" expected {shapes.get(name, 'none')}",
+                where=where,
+                cause="they were made from different models",
+                hint="make all masks of a selection from one model",
+            )
 
 
 def read_all_masks(
@@ -309,16 +311,3 @@ def _check(layers: Mapping[str, NDArray[Any]], path: str | Path) -> None:
             raise MaskError(f"{name}: a mask is bool[d_ff], not {mask.dtype}{list(mask.shape)}", where=path)
         if not mask.any():
             raise MaskError(f"{name} keeps no neuron", where=path, cause="the mask file is damaged")
-
-
-def _some(names: Collection[str], limit: int = 8) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
-
-
-def _difference(got: Mapping[str, int], wanted: Mapping[str, int]) -> str:
-    for name in {**wanted, **got}:
-        if got.get(name) != wanted.get(name):
-            return f"{name} has {got.get(name, 'no')} neurons, expected {wanted.get(name, 'none')}"
-    return "no difference"

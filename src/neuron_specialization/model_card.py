@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from neuron_specialization.errors import first_few
+
 CITATION = (
     "Shaomu Tan, Di Wu and Christof Monz: Neuron Specialization: Leveraging Intrinsic Task Modularity for"
     " Multilingual Machine Translation. EMNLP 2024."
@@ -36,7 +38,7 @@ def model_card(
     scores = provenance.get("scores") or {}
     parts = [
         _front_matter(provenance["languages"], library),
-        f"# {_title(provenance)}: {_listed(directions)}",
+        f"# {_title(provenance)}: {first_few(directions, 6)}",
         _what(provenance)
         + f" Weights are stored as {provenance['quantization']}."
         + (_FOR_FAIRSEQ if library == "fairseq" else " It runs on CTranslate2, without fairseq or torch."),
@@ -72,7 +74,7 @@ def bundle_card(bundle: Mapping[str, Any]) -> str:
             if masked
             else "; one model translates all directions."
         ),
-        f"## Directions\n\n{_listed(directions, 200)}",
+        f"## Directions\n\n{first_few(directions, 200)}",
         _neurons(bundle["d_ff"], neurons, next((m["mask"] for m in models.values()), None)),
         *_common(bundle),
         *_scores(bundle.get("scores") or {}),
@@ -89,11 +91,6 @@ def _front_matter(languages: Sequence[str], library: str) -> str:
 
 def _title(facts: Mapping[str, Any]) -> str:
     return f"Translation model {facts['system'] or 'of unknown name'}"
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _what(facts: Mapping[str, Any]) -> str:

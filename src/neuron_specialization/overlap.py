@@ -1,8 +1,8 @@
 """How much of a layer each direction keeps, and how alike the neurons of two directions are.
 
-Intersection over union (IoU) of two masks of one layer, as the paper's section 3.3 compares
-languages: directions that share the pivot on the same side are compared by their other language,
-within a branch (Germanic with Germanic) and across branches::
+Intersection over union (IoU) of two masks of one layer: directions that share the pivot on the same
+side are compared by their other language, as upstream's notebook does, within a branch (Germanic with
+Germanic) and across branches::
 
     en→de ── en→nl   within        de→en ── nl→en   within
     en→de ── en→es   across        de→en ── es→en   across
@@ -39,7 +39,7 @@ def iou_matrix(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
 def likely_pivot(directions: Sequence[str]) -> str | None:
     """The language that more directions have than any other, if most have it; else None."""
     counts = Counter(code for name in directions for code in name.split("-")).most_common(2)
-    if not counts or (len(counts) == 2 and counts[0][1] == counts[1][1]):
+    if not counts or counts[0][1] == counts[1][1]:
         return None
     code, count = counts[0]
     return code if 2 * count > len(directions) else None
@@ -98,10 +98,8 @@ def overlap(
 
 
 def _branch(direction: Direction, pivot: str | None, branch: Callable[[str], str]) -> str:
-    if direction.source == pivot:
-        return branch(direction.target)
-    if direction.target == pivot:
-        return branch(direction.source)
+    if other := direction.other(pivot):
+        return branch(other)
     both = (branch(direction.source), branch(direction.target))
     return UNKNOWN_BRANCH if UNKNOWN_BRANCH in both else "-".join(both)
 

@@ -1,9 +1,9 @@
-"""Perplexity of each direction over training, and interference: what other directions cost one.
+"""Perplexity of each direction over training, and how much lower its loss is than a control's.
 
 Read from the ``valid`` records of metrics.jsonl (``nll_by_direction``, bits a target token on the validation
-text). Interference shows as the gap between the loss of a model that shares everything and that of a
-specialised one: gap = nll(control) − nll(system). Only models of equal training have one: what more updates
-gain is no interference.
+text). A direction that suffers less from the others has the lower loss: gap = nll(control) − nll(system).
+Whatever else lowers the loss shows in it, too; interference itself is measured against a model of the
+direction alone. Only models of equal training have a gap: what more updates gain is no interference.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from neuron_specialization.files import atomic_text
+from neuron_specialization.means import controls_of
 from neuron_specialization.run_names import split_run
-from neuron_specialization.tables import ALL, DirectionGroup, controls_of, direction_sets
+from neuron_specialization.tables import ALL, DirectionGroup, direction_sets
 from neuron_specialization.training_curves import TrainingRun, finished_run, read_runs
 
 
@@ -83,7 +84,7 @@ def write_perplexity_csv(
         writer.writerow([*fields, "update", "nll", "perplexity", "published", "from", "start"])
         for run in runs:
             system, own_seed = split_run(run.run)
-            shown = own_seed if own_seed is not None else "" if seed is None else seed
+            shown = seed if own_seed is None else own_seed
             origin = run.training.origin
             start = [split_run(origin.system)[0] if origin else "", run.training.start]
             for row in groups:
@@ -97,7 +98,7 @@ def write_perplexity_csv(
 
 @dataclass(frozen=True)
 class Gap:
-    """How much lower a system's loss is than a control's, in bits a target token; > 0: less interference.
+    """How much lower a system's loss is than a control's, in bits a target token; > 0: it is lower.
 
     ``gap`` is the mean over seeds, ``sd`` their sample standard deviation (None for one). ``direction`` is
     ``all`` for the mean over a set of directions.

@@ -11,11 +11,21 @@ from statistics import fmean
 from typing import Any
 
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.plots import MARKS, PAGE_WIDTH, new_figure, save, say_instead, style_of
+from neuron_specialization.plots import (
+    PAGE_WIDTH,
+    mark_every,
+    mark_of,
+    new_figure,
+    save,
+    say_instead,
+    style_of,
+)
 
 # more directions than these are drawn as means over tiers
 _PANELS = 24
 _COLUMNS = 6
+# of no more than six
+_FEW_COLUMNS = 3
 
 Point = tuple[float, float]
 
@@ -76,10 +86,10 @@ def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
     if not curves:
         return say_instead(folder, "perplexity", "The trainings logged no loss by direction.", 0.8)
     systems = list(dict.fromkeys(system for of_panel in curves.values() for system in of_panel))
-    columns = min(_COLUMNS, len(curves))
+    columns = _COLUMNS if len(curves) > _COLUMNS else min(_FEW_COLUMNS, len(curves))
     lines = math.ceil(len(curves) / columns)
     figure, axes = new_figure(
-        min(9.5, 0.8 + lines * PAGE_WIDTH / columns * 0.85), lines, columns, sharex=False
+        min(9.5, 0.8 + lines * PAGE_WIDTH / max(columns, _FEW_COLUMNS) * 0.85), lines, columns, sharex=False
     )
     for place, (name, of_panel) in enumerate(curves.items()):
         axis = axes[place // columns, place % columns]
@@ -88,9 +98,9 @@ def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
             axis.plot(
                 [updates for updates, _ in points],
                 [loss for _, loss in points],
-                marker=MARKS[index % len(MARKS)],
                 markersize=2.5,
-                **(style_of(index) | {"linewidth": 1.0}),
+                markevery=mark_every(len(points)),
+                **(mark_of(index) | style_of(index) | {"linewidth": 1.0}),
             )
         axis.set_title(name, fontsize=7)
         axis.tick_params(labelsize=6)
@@ -107,8 +117,5 @@ def plot_perplexity(table: str | Path, folder: str | Path) -> list[Path]:
 
 
 def _legend(figure: Any, axis: Any, systems: Sequence[str]) -> None:
-    handles = [
-        axis.plot([], [], marker=MARKS[i % len(MARKS)], markersize=3, **style_of(i))[0]
-        for i in range(len(systems))
-    ]
+    handles = [axis.plot([], [], markersize=3, **(mark_of(i) | style_of(i)))[0] for i in range(len(systems))]
     figure.legend(handles, systems, loc="outside upper center", ncols=min(7, len(systems)), fontsize=7)

@@ -7,11 +7,13 @@ the data. Equal data give equal files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.files import atomic_path
+from neuron_specialization.run_names import split_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +25,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 PAGE_WIDTH = 7.0
+# more lines than these are named under a panel, not inside it
+_NAMED_INSIDE = 6
+# marks of a line; more run into one
+_MARKED = 24
 _STYLE = {
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -80,41 +86,70 @@ def say_instead(folder: str | Path, name: str, text: str, height: float = 1.0) -
 
 
 def mark_of(index: int) -> dict[str, Any]:
-    """Colour and mark of the index-th branch of a figure."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
+    """Colour and mark of the index-th branch or line of a figure."""
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[_second_cue(index) % len(MARKS)]}
 
 
 def style_of(index: int) -> dict[str, Any]:
     """Colour and dashes of the index-th line of a figure."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[_second_cue(index) % len(DASHES)],
+    }
+
+
+def _second_cue(index: int) -> int:
+    """Where the colours begin again, dashes and marks are others than the first time."""
+    return index + index // len(COLOURS)
+
+
+def mark_every(points: int) -> int | None:
+    """Every how many-th point of a line is marked: each of a few (None), of many some."""
+    return math.ceil(points / _MARKED) if points > 2 * _MARKED else None
 
 
 def plot_training(runs: Sequence[TrainingRun], folder: str | Path) -> list[Path]:
-    """Draw the loss against the updates, of all systems; and of those that go on from another, enlarged."""
+    """Draw the loss against the updates, of all systems; and of those that go on from another, enlarged.
+
+    A system's runs under several seeds are drawn alike and named once.
+    """
     continued = [run for run in runs if run.init_sha256]
-    figure, axes = new_figure(2.9, 1, 2 if continued else 1)
-    _draw_curves(axes[0, 0], runs, runs, training=True)
+    systems = list(dict.fromkeys(split_run(run.system)[0] for run in runs))
+    inside = len(systems) <= _NAMED_INSIDE
+    columns = min(5, len(systems))
+    below = 0 if inside else 0.2 + 0.16 * math.ceil(len(systems) / columns)
+    figure, axes = new_figure(2.9 + below, 1, 2 if continued else 1)
+    _draw_curves(axes[0, 0], runs, systems, training=True)
     axes[0, 0].set_title("validation (marks) and training loss")
     axes[0, 0].set_ylabel("bits per target token")
     if continued:
-        _draw_curves(axes[0, 1], continued, runs, training=False)
+        _draw_curves(axes[0, 1], continued, systems, training=False)
         axes[0, 1].set_title("validation loss of continued training")
-    axes[0, 0].legend(title="circle: published model", title_fontsize=7)
+    legend: dict[str, Any] = {"title": "circle: published model", "title_fontsize": 7}
+    if inside:
+        axes[0, 0].legend(**legend)
+    else:
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7, **legend)
     described = ", ".join(run.system for run in runs)
     return save(figure, folder, "training", f"Loss in bits per target token against updates: {described}")
 
 
-def _draw_curves(
-    axes: Axes, shown: Sequence[TrainingRun], all_runs: Sequence[TrainingRun], training: bool
-) -> None:
+def _draw_curves(axes: Axes, shown: Sequence[TrainingRun], systems: Sequence[str], training: bool) -> None:
+    named: set[str] = set()
     for run in shown:
-        index = list(all_runs).index(run)
+        system = split_run(run.system)[0]
+        index = systems.index(system)
         style = style_of(index)
         if training:
             x, y = run.curve("train")
             axes.plot(x, y, color=style["color"], linewidth=0.6, alpha=0.45)
         x, y = run.curve("valid")
-        axes.plot(x, y, label=run.system, marker=MARKS[index % len(MARKS)], markersize=3, **style)
+        axes.plot(
+            x, y, label=None if system in named else system, markersize=3, markevery=mark_every(len(x)),
+            **(mark_of(index) | style),
+        )  # fmt: skip
+        named.add(system)
         if run.published is not None:
             axes.plot(*run.published, marker="o", markersize=8, markerfacecolor="none", color=style["color"])
     axes.set_xlabel("updates")

@@ -87,6 +87,10 @@ class Record:
         }
 
 
+# of a trainer's log: what is kept for the message should it fail
+LAST_LINES = 40
+
+
 @dataclass
 class TrainerLog:
     """What has been read from a trainer's log so far.
@@ -107,7 +111,7 @@ class TrainerLog:
     done: bool = False
     failure: str | None = None
     failed_directions: list[str] = field(default_factory=list)
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
 
     def read(self, line: str) -> Record | None:
         """Take note of a line; return the record it holds, if any."""
@@ -144,12 +148,13 @@ def parse_record(line: str) -> Record | None:
         values = json.loads(match["json"])
     except (ValueError, RecursionError):
         return None  # half a line: the trainer was killed while writing it
-    prefix, kind = ("valid_", "valid") if match["tag"] == "valid" else ("", "train")
+    kind: Literal["train", "valid"] = "valid" if match["tag"] == "valid" else "train"
+    prefix = "valid_" if kind == "valid" else ""
     update, loss = _float(values.get(f"{prefix}num_updates")), _float(values.get(f"{prefix}loss"))
     if update is None or loss is None or not 0 <= update < _MAX_UPDATE:
         return None
     return Record(
-        kind="valid" if kind == "valid" else "train",
+        kind=kind,
         update=int(update),
         loss=loss,
         nll=_float(values.get(f"{prefix}nll_loss")),

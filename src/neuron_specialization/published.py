@@ -21,7 +21,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, get_args
 
 from neuron_specialization import scoring
@@ -30,6 +29,7 @@ from neuron_specialization.directions import DIRECTION_PATTERN, Direction, known
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.fairseq_output import read_generate_output
 from neuron_specialization.machine import usable_cores
+from neuron_specialization.tables import complete_mean
 
 Rule = Literal["paper", "exact"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -39,7 +39,7 @@ COLUMNS = ("O2M", "M2O", "Avg")
 PIVOT = "en"
 
 # decimals of one recorded score, and of a cell of the table
-_RECORDED_DECIMALS = {"bleu": 1, "chrf++": 1, "comet": 4}
+RECORDED_DECIMALS = {"bleu": 1, "chrf++": 1, "comet": 4}
 CELL_DECIMALS = {"bleu": 1, "chrf++": 1, "comet": 3}
 _FILE = re.compile(r"generate-[^/]+?\.txt(?:\.gz)?")
 _FLAT_FILE = re.compile(rf"(?P<system>[^/]+?)\.(?P<direction>{DIRECTION_PATTERN})\.{_FILE.pattern}")
@@ -113,14 +113,14 @@ def score_outputs(
     outputs: dict[tuple[str, str], Path],
     *,
     processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[PublishedScore]:
     """Score fairseq outputs, in parallel.
 
     Args:
         outputs: (system, direction) → file.
         processes: how many at a time; None takes every CPU this process may use.
-        progress: called with (files done, files in all).
+        progress: called with how many files more are done.
 
     Raises:
         ScoringError: a file is not whole, or two systems were decoded from different test sets.
@@ -136,7 +136,7 @@ def score_outputs(
         for done in pool.map(_score_direction, jobs, chunksize=max(1, min(4, len(jobs) // processes))):
             scores += done
             if progress is not None:
-                progress(len(scores), len(outputs))
+                progress(len(done))
     return scores
 
 
@@ -188,7 +188,8 @@ def read_recorded(path: str | Path) -> list[PublishedScore]:
     """Read recorded scores: CSV with system, direction, bleu, chrfpp (or chrf++); maybe comet, bleu_verbose.
 
     Raises:
-        ScoringError: a column is missing, a score is not a number, or a direction is listed twice.
+        ScoringError: a column is missing, a score is not a number, a line has none, or a direction is listed
+            twice.
     """
     scores: dict[tuple[str, str], PublishedScore] = {}
     with Path(path).open(encoding="utf-8", newline="") as handle:
@@ -208,6 +209,8 @@ def read_recorded(path: str | Path) -> list[PublishedScore]:
                 values = {metric: float(text) for metric, text in texts.items() if text}
             except ValueError as error:
                 raise ScoringError(f"not a score: {error}", where=where) from None
+            if not values:
+                raise ScoringError("a line without a score", where=where)
             key = (row["system"], row["direction"])
             if key in scores:
                 raise ScoringError(f"{key[0]}/{key[1]} is listed twice", where=where)
@@ -245,8 +248,8 @@ def paper_table(scores: Sequence[PublishedScore], rule: Rule) -> list[Cell]:
                     "O2M": [values.get((system, metric, f"{PIVOT}-{code}")) for code in codes],
                     "M2O": [values.get((system, metric, f"{code}-{PIVOT}")) for code in codes],
                 }
-                means = {name: _mean(found) for name, found in columns.items()}
-                means["Avg"] = _mean(list(means.values()))
+                means = {name: complete_mean(found) for name, found in columns.items()}
+                means["Avg"] = complete_mean(list(means.values()))
                 columns["Avg"] = columns["O2M"] + columns["M2O"]
                 for name in COLUMNS:
                     present = sum(value is not None for value in columns[name])
@@ -277,12 +280,7 @@ def outside_the_table(scores: Iterable[PublishedScore]) -> list[str]:
 
 def _rounded(value: float, metric: str, rule: Rule) -> float:
     # through text, as sacrebleu prints it
-    return float(f"{value:.{_RECORDED_DECIMALS[metric]}f}") if rule == "paper" else value
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return fmean(present) if present and len(present) == len(values) else None
+    return float(f"{value:.{RECORDED_DECIMALS[metric]}f}") if rule == "paper" else value
 
 
 def differences(computed: Sequence[PublishedScore], recorded: Sequence[PublishedScore]) -> list[str]:

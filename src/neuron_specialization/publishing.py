@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization import __version__
-from neuron_specialization.checkpoints import check_intact, load_checkpoint, plain_state, write_model
+from neuron_specialization.checkpoints import load_checkpoint, plain_state, write_model
 from neuron_specialization.config import Recipe
 from neuron_specialization.errors import CheckpointError, TrainingError
 from neuron_specialization.files import atomic_path, sha256_of, write_json
 from neuron_specialization.resume import BEST, LAST, interval_checkpoints, training_state
+from neuron_specialization.safe_loading import check_intact
 
 
 def publish(folder: Path, output: Path, recipe: Recipe, inputs: dict[str, str]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def take_over_model(
         directions=recipe.directions,
     )
     if masks is not None:
-        found = read_all_masks(masks, recipe.masked_directions, shapes=_widths(checkpoint))
+        found = read_all_masks(masks, recipe.masked_directions, shapes=checkpoint.layer_widths)
         _check_own_masks(checkpoint, found)
         checkpoint = dataclasses.replace(checkpoint, masks=found)
         # as training.input_checksums names them: export and translation hold masks against these
@@ -145,15 +145,6 @@ def _single_precision(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
             converted[key] = tensor.float()
         result[name] = converted[key]
     return result
-
-
-def _widths(checkpoint: Checkpoint) -> dict[str, int]:
-    """Layer name → d_ff."""
-    return {
-        name.removesuffix(".fc1.bias"): int(tensor.shape[0])
-        for name, tensor in checkpoint.parameters.items()
-        if name.endswith(".fc1.bias")
-    }
 
 
 def _check_it_is(checkpoint: Checkpoint, recipe: Recipe, dictionary: int) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from neuron_specialization.errors import CheckpointError
+from neuron_specialization.errors import CheckpointError, first_line
 
 # All that fairseq's checkpoints hold beside tensors and plain containers: the arguments of the run.
 # A Namespace only stores attributes; building one runs no code of the file's choosing.
@@ -56,7 +56,7 @@ def read_state(path: str | Path, *, unsafe: bool = False, mmap: bool = False) ->
         raise _refusal(path, error) from None
     except Exception as error:  # damaged bytes make torch and pickle raise nearly anything
         raise CheckpointError(
-            f"checkpoint cannot be read: {_first_line(error)}",
+            f"checkpoint cannot be read: {first_line(error)}",
             where=path,
             cause="it was cut off while being written or copied, or is not a PyTorch checkpoint",
             hint="fetch or train it again",
@@ -94,7 +94,7 @@ def _refusal(path: Path, error: Exception) -> CheckpointError:
     found = re.search(r"(?:GLOBAL|class|type|function) `?([A-Za-z_][\w]*(?:\.[\w]+)+)", text)
     if found is None:
         return CheckpointError(
-            f"checkpoint cannot be read: {_first_line(error)}",
+            f"checkpoint cannot be read: {first_line(error)}",
             where=path,
             cause="it is damaged, or not safe to load",
         )
@@ -104,10 +104,6 @@ def _refusal(path: Path, error: Exception) -> CheckpointError:
         hint="use a checkpoint of tensors and plain values; --allow-unsafe-pickle loads this one all the"
         " same, if you trust whoever made it as you trust a program",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__) or type(error).__name__
 
 
 def check_intact(path: Path) -> str | None:
@@ -125,7 +121,7 @@ def check_intact(path: Path) -> str | None:
     except CheckpointError as error:
         return error.what
     except Exception as error:  # damaged bytes make zipfile and zlib raise nearly anything
-        return _first_line(error)
+        return first_line(error)
     return None
 
 

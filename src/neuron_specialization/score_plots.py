@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from neuron_specialization.plots import MARKS, mark_of, new_figure, save, style_of
 from neuron_specialization.reporting.answer import effects, overall
+from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.scoring import label
-from neuron_specialization.significance import Comparison, GroupResult
-from neuron_specialization.tables import ALL, DirectionGroup
+from neuron_specialization.significance import LEVEL, Comparison, DirectionResult, GroupResult
+from neuron_specialization.tables import ALL, DirectionGroup, set_name
 
+# a direction, or the set (group, tier, branch) of a mean
+ForestRow = str | tuple[str, str, str]
+
+# directions of a group that have a line each
+_MOST_ROWS = 40
 _MEAN = {"color": "black", "marker": "D"}
 
 
@@ -35,21 +40,19 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
     figure, axes = new_figure(height, 1, len(metrics), sharey=True)
     for column, metric in enumerate(metrics):
         panel = axes[0, column]
-        results = {r.direction: r for r in comparison.directions if r.metric == metric}
-        means = {(g.group, g.tier, g.branch): g for g in comparison.groups if g.metric == metric}
+        results: dict[ForestRow, DirectionResult | GroupResult] = {
+            r.direction: r for r in comparison.directions if r.metric == metric
+        }
+        results |= {g.place: g for g in comparison.groups if g.metric == metric}
         panel.axvline(0, color="black", linewidth=0.8)
         for y, row in enumerate(rows):
-            result: Any = results.get(row) if isinstance(row, str) else means.get(row or ("", "", ""))
-            if result is None:
-                continue
-            if isinstance(result, GroupResult):
-                _draw_difference(panel, y, result, _MEAN, result.p < 0.05, 4.5)
-                continue
-            style = mark_of(branches.index(where[result.direction].branch))
-            p = max(result.p_bootstrap_holm or 0, result.p_randomisation_holm or 0)
-            _draw_difference(panel, y, result, style, p < 0.05, 4)
-        for y, line in enumerate(rows):
-            if line is None:
+            if isinstance(row, str):
+                style = mark_of(branches.index(where[row].branch))
+                _draw_difference(panel, y, results[row], style, 4)
+            elif row is not None:
+                _draw_difference(panel, y, results[row], _MEAN, 4.5)
+        for y, row in enumerate(rows):
+            if row is None:
                 panel.axhline(y, color="#bbbbbb", linewidth=0.5)
         panel.set_xlabel(f"Δ {label(metric)}: {comparison.system} − {comparison.control}")
         panel.grid(False, axis="y")
@@ -70,38 +73,42 @@ def plot_deltas(comparison: Comparison, groups: Sequence[DirectionGroup], folder
     )
 
 
-def _forest_rows(
-    comparison: Comparison, where: Mapping[str, DirectionGroup]
-) -> list[str | tuple[str, str, str] | None]:
-    """Directions by group, tier and branch, each group's means under it; None is a line between groups."""
-    sets = list(dict.fromkeys((g.group, g.tier, g.branch) for g in comparison.groups))
+def _forest_rows(comparison: Comparison, where: Mapping[str, DirectionGroup]) -> list[ForestRow | None]:
+    """Directions by group, tier and branch, each group's means under it; None is a line between groups.
+
+    Of a group of more directions than a page has lines for (zero-shot ones) the means alone.
+    """
+    sets = list(dict.fromkeys(g.place for g in comparison.groups))
     present = list(dict.fromkeys(r.direction for r in comparison.directions))
     tiers = list(dict.fromkeys(row.tier for row in where.values()))
-    rows: list[str | tuple[str, str, str] | None] = []
-    for group, of_group in groupby(present, key=lambda name: where[name].group):
+    rows: list[ForestRow | None] = []
+    for group in dict.fromkeys(where[name].group for name in present):
         if rows:
             rows.append(None)
-        ordered: list[str] = sorted(of_group, key=lambda name: tiers.index(where[name].tier))
-        rows += ordered
+        of_group = [name for name in present if where[name].group == group]
+        of_group.sort(key=lambda name: tiers.index(where[name].tier))
+        if len(of_group) <= _MOST_ROWS:
+            rows += of_group
+        else:
+            rows += [item for item in sets if item[0] == group and item != (group, ALL, ALL)]
         rows += [item for item in sets if item == (group, ALL, ALL)]
-    overall = [item for item in sets if item[0] == ALL]
-    if overall:
-        rows += [None, *(item for item in overall if item[1:] != (ALL, ALL)), (ALL, ALL, ALL)]
+    of_all = [item for item in sets if item[0] == ALL]
+    if of_all:
+        rows += [None, *(item for item in of_all if item[1:] != (ALL, ALL)), (ALL, ALL, ALL)]
     return rows
 
 
-def _row_label(row: str | tuple[str, str, str], where: Mapping[str, DirectionGroup]) -> str:
+def _row_label(row: ForestRow, where: Mapping[str, DirectionGroup]) -> str:
     if isinstance(row, str):
         tier = where[row].tier
         return row if tier == ALL else f"{tier}  {row}"
-    group, tier, branch = row
-    kinds = [part for part in (tier, branch) if part != ALL]
-    return f"mean {', '.join([group, *kinds])}"
+    return f"mean {set_name(*row)}"
 
 
 def _draw_difference(
-    panel: Any, y: float, result: Any, style: Mapping[str, Any], significant: bool, size: float
+    panel: Any, y: float, result: DirectionResult | GroupResult, style: Mapping[str, Any], size: float
 ) -> None:
+    significant = (p := p_of(result)) is not None and p < LEVEL
     panel.plot([result.low, result.high], [y, y], color=style["color"], linewidth=1.1)
     panel.plot(
         result.delta, y, **style, markersize=size, linestyle="none",

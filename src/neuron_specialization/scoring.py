@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,17 +97,18 @@ def read_texts(hypothesis: str | Path, reference: str | Path) -> Texts:
     Raises:
         ScoringError: a file is missing or empty, or they differ in length; names both counts.
     """
-    references = _read_side(reference, "reference")
+    if not Path(reference).is_file():
+        raise ScoringError("the reference is missing", where=reference)
+    references = _read_side(reference)
     if not references:
         raise ScoringError("the reference is empty: there is nothing to score against", where=reference)
     expected = f"the reference has {len(references)} ({reference})"
     remake = "translate this direction again (snakemake --forcerun translate)"
-    try:
-        hypotheses = _read_side(hypothesis, "hypothesis")
-    except FileNotFoundError:
+    if not Path(hypothesis).is_file():
         raise ScoringError(
             f"the hypothesis is missing: 0 segments, {expected}", where=hypothesis, hint=remake
-        ) from None
+        )
+    hypotheses = _read_side(hypothesis)
     if len(hypotheses) != len(references):
         state = "is empty: 0 segments" if not hypotheses else f"has {len(hypotheses)} segments"
         raise ScoringError(
@@ -120,12 +120,7 @@ def read_texts(hypothesis: str | Path, reference: str | Path) -> Texts:
     return Texts(hypotheses, references, sha256_of(hypothesis), sha256_of(reference))
 
 
-def _read_side(path: str | Path, side: str) -> list[str]:
-    path = Path(path)
-    if not path.is_file():
-        if side == "hypothesis":
-            raise FileNotFoundError(path)
-        raise ScoringError(f"the {side} is missing", where=path)
+def _read_side(path: str | Path) -> list[str]:
     try:
         return read_lines(path)
     except CorpusError as error:
@@ -180,9 +175,24 @@ def build_metric(name: str, direction: Direction, *, spbleu_model: str | Path | 
         return BLEU(trg_lang=language, force=True)
     except (ImportError, RuntimeError) as error:
         raise MetricUnavailableError(
-            f"BLEU for {direction} needs a tokenizer that is not installed: {str(error).strip()}",
-            hint=f"pip install 'sacrebleu[{language}]'",
+            f"BLEU for {direction} needs a tokenizer that is not installed:"
+            f" pip install 'sacrebleu[{language}]'",
+            cause=" ".join(str(error).split()),
+            hint="install it; what was scored without it: snakemake --cores all --forcerun score compare",
         ) from None
+
+
+def unavailable_metrics(metrics: Sequence[str], directions: Sequence[Direction]) -> dict[str, str]:
+    """Return the metrics that cannot be computed on this machine in every direction, each with the reason."""
+    reasons: dict[str, str] = {}
+    for name in metrics:
+        for direction in directions:
+            try:
+                build_metric(name, direction)
+            except MetricUnavailableError as error:
+                reasons[name] = error.what
+                break
+    return reasons
 
 
 def _build_spbleu(model: str | Path | None) -> Any:
@@ -222,10 +232,9 @@ def score_texts(
     result = metric._aggregate_and_compute(statistics)
     low = high = confidence = None
     if bootstrap.samples:
-        scores = sorted(bootstrap_scores(metric, statistics, bootstrap.samples, bootstrap.seed))
-        # sacrebleu's rule (significance.estimate_ci), for any confidence
-        tail = math.floor(len(scores) * (1 - bootstrap.confidence) / 2 + 1e-9)
-        low, high, confidence = scores[tail], scores[-tail - 1], bootstrap.confidence
+        scores = bootstrap_scores(metric, statistics, bootstrap.samples, bootstrap.seed)
+        low, high = interval(scores, bootstrap.confidence)
+        confidence = bootstrap.confidence
         metric.n_bootstrap, metric.seed = bootstrap.samples, str(bootstrap.seed)
     signature = metric.get_signature().format()
     return MetricScore(float(result.score), signature, low, high, confidence, getattr(result, "_verbose", ""))
@@ -237,33 +246,28 @@ def bootstrap_scores(
     """Scores of ``samples`` resamples of the segments, in the order drawn.
 
     Draws the segments that sacrebleu's ``_bootstrap_resample`` draws for the same seed and gives its scores
-    (in float64, it in float32), one resample at a time: sacrebleu holds all at once, 24 numbers a segment.
-    """
-    return bootstrap_table(metric, [statistics], samples, seed)[0]
-
-
-def bootstrap_table(
-    metric: Any, statistics: Sequence[Sequence[Sequence[float]]], samples: int, seed: int
-) -> list[list[float]]:
-    """Scores of several systems on the same resamples: system → ``samples`` scores.
+    (in float64, it in float32).
 
     Args:
         metric: from ``build_metric``.
-        statistics: system → S segments → sacrebleu's sufficient statistics.
+        statistics: S segments → sacrebleu's sufficient statistics.
         samples: number of resamples.
         seed: of the drawing.
     """
     import numpy as np
 
-    tables = [np.asarray(system, dtype=np.float64) for system in statistics]
-    segments = len(tables[0])
-    generator = np.random.default_rng(seed)
-    scores: list[list[float]] = [[] for _ in tables]
-    for _ in range(samples):
-        counts = np.bincount(generator.choice(segments, size=segments, replace=True), minlength=segments)
-        for system, table in zip(scores, tables, strict=True):
-            system.append(float(metric._compute_score_from_stats(counts @ table).score))
+    from neuron_specialization.resampling import bootstrap_sums, corpus_scores
+
+    (sums,) = bootstrap_sums([np.asarray(statistics, dtype=np.float64)], samples, seed)
+    scores: list[float] = corpus_scores(metric, sums).tolist()
     return scores
+
+
+def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """The bounds that leave (1 − confidence)/2 of the values on either side; sacrebleu's rule for 0.95."""
+    ordered = sorted(values)
+    tail = int(len(ordered) * (1 - confidence) / 2 + 1e-9)
+    return ordered[tail], ordered[-tail - 1]
 
 
 def score_all(

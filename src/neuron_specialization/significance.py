@@ -28,8 +28,17 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import read_json
 from neuron_specialization.machine import usable_cores
-from neuron_specialization.scoring import BOOTSTRAP_SEED, MetricUnavailableError, build_metric, read_texts
+from neuron_specialization.scoring import (
+    BOOTSTRAP_SEED,
+    build_metric,
+    interval,
+    read_texts,
+    unavailable_metrics,
+)
 from neuron_specialization.tables import DirectionGroup, direction_sets
+
+# below it a p-value counts as a difference
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,11 @@ class GroupResult:
     high: float
     p: float
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """The set: group, tier, branch."""
+        return self.group, self.tier, self.branch
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -133,6 +147,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
         corrected[i] = largest
     return corrected
+
+
+def enough(drawn: int, directions: int) -> int:
+    """As many resamples or trials as a direction needs to come out significant after Holm's correction.
+
+    The smallest p-value of n is 1/(n + 1), the smallest corrected one that times the directions: of 1,000
+    none of 51 directions could be below LEVEL, whatever the difference. ``drawn`` where these are enough;
+    else 100 a direction, with which there can be less than 0.01, up to 20,000, or as many as are needed.
+    """
+    if directions / (drawn + 1) < LEVEL:
+        return drawn
+    return max(min(100 * directions, 20_000), round(directions / LEVEL))
 
 
 @dataclass(frozen=True)
@@ -234,13 +260,6 @@ def _signature(metric: Any, settings: Settings) -> str:
     return str(signature.format())
 
 
-def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """The bounds that leave (1 − confidence)/2 of the values on either side."""
-    ordered = sorted(values)
-    tail = int(len(ordered) * (1 - confidence) / 2 + 1e-9)
-    return ordered[tail], ordered[-tail - 1]
-
-
 def bootstrap_p_value(values: Sequence[float]) -> float:
     """Two-sided p-value of "the difference is zero": twice the smaller share of resamples beyond zero.
 
@@ -260,7 +279,7 @@ def compare(
     settings: Settings,
     *,
     processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Comparison:
     """Compare two systems in every direction and over every group of directions.
 
@@ -270,7 +289,7 @@ def compare(
         groups: the directions with group, tier and branch.
         settings: metrics, samples, trials, confidence, seed.
         processes: directions at a time; None takes every CPU this process may use.
-        progress: called with (directions done, directions in all).
+        progress: called with 1 for each direction that is done.
 
     Raises:
         ScoringError: a direction's texts are missing or short, or no metric can be computed. One that cannot
@@ -282,7 +301,7 @@ def compare(
         raise ScoringError(
             f"no texts of {', '.join(sorted(absent))}: means are over all directions or not at all"
         )
-    skipped = _unavailable(settings.metrics, [Direction.parse(row.direction) for row in groups])
+    skipped = unavailable_metrics(settings.metrics, [Direction.parse(row.direction) for row in groups])
     if len(skipped) == len(settings.metrics):
         raise ScoringError("no metric could be computed:\n" + "\n".join(skipped.values()))
     settings = replace(settings, metrics=tuple(name for name in settings.metrics if name not in skipped))
@@ -295,7 +314,7 @@ def compare(
             results += found
             differences[item.direction] = resampled
             if progress is not None:
-                progress(len(differences), len(files))
+                progress(1)
     corrected = [
         row for name in settings.metrics for row in _corrected([r for r in results if r.metric == name])
     ]
@@ -308,19 +327,6 @@ def compare(
         _group_results(groups, corrected, differences, settings),
         skipped,
     )
-
-
-def _unavailable(metrics: Sequence[str], directions: Sequence[Direction]) -> dict[str, str]:
-    """The metrics that cannot be computed here in every direction, with the reason."""
-    reasons: dict[str, str] = {}
-    for name in metrics:
-        for direction in directions:
-            try:
-                build_metric(name, direction)
-            except MetricUnavailableError as error:
-                reasons[name] = error.what
-                break
-    return reasons
 
 
 def _corrected(results: Sequence[DirectionResult]) -> list[DirectionResult]:

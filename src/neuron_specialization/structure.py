@@ -159,9 +159,7 @@ def cluster(similarity: NDArray[np.float64], branches: Sequence[str]) -> Cluster
 
     if len(branches) < 3:
         return None
-    distance = 1 - similarity
-    np.fill_diagonal(distance, 0)
-    condensed = squareform(distance, checks=False)
+    condensed = squareform(1 - similarity, checks=False)  # which does not look at the diagonal
     tree = linkage(condensed, "average")
     correlation = None
     if np.ptp(condensed) > 0:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.files import atomic_text
-from neuron_specialization.tables import DirectionGroup, Mean, ScoreTable
+from neuron_specialization.means import Means
+from neuron_specialization.tables import DirectionGroup, ScoreTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_scores_csv(path: str | Path, table: ScoreTable) -> None:
     """Write one row per system, seed, test set and direction; a missing score is a row with empty cells."""
+    import pandas as pd
+
     fields = ["system", "seed", "testset", "direction", "group", "tier", "branch", "segments"]
     for metric in table.metrics:
         fields += [metric, f"{metric}_low", f"{metric}_high"]
@@ -22,14 +26,15 @@ def write_scores_csv(path: str | Path, table: ScoreTable) -> None:
     if any(table.alternatives(testset) for testset in table.testsets):
         fields += [f"{metric}_alternative" for metric in table.metrics]
         fields += ["alternative_text", "compares_with_paper"]
-    with atomic_text(path) as handle:
-        writer = csv.DictWriter(handle, fields, restval="", lineterminator="\n")
-        writer.writeheader()
-        for testset in table.testsets:
-            for system, runs in table.runs.items():
-                for run in runs:
-                    for row in table.directions:
-                        writer.writerow({"system": system, **_score_row(table, run, testset, row)})
+    rows = [
+        {"system": system, **_score_row(table, run, testset, row)}
+        for testset in table.testsets
+        for system, runs in table.runs.items()
+        for run in runs
+        for row in table.directions
+    ]
+    # as objects: a column of whole numbers with a gap stays one
+    _write(path, pd.DataFrame(rows, columns=fields, dtype=object))
 
 
 def _score_row(table: ScoreTable, run: str, testset: str, row: DirectionGroup) -> dict[str, Any]:
@@ -55,46 +60,19 @@ def _score_row(table: ScoreTable, run: str, testset: str, row: DirectionGroup) -
     return cells
 
 
-def write_summary_csv(path: str | Path, means: Sequence[Mean]) -> None:
+def write_summary_csv(path: str | Path, means: Means) -> None:
     """Write the means over sets of directions, a row each; where directions are missing the mean is empty."""
-    controls = _controls(means)
-    fields = ["testset", "group", "tier", "branch", "metric", "system", "mean", "sd", "seeds"]
+    _write(path, means.frame)
+
+
+def write_directions_csv(path: str | Path, means: Means) -> None:
+    """Write the means over seeds of each direction, a row each (``means.summarise_directions``)."""
+    _write(path, means.frame.drop(columns=["directions", "expected"]))
+
+
+def _write(path: str | Path, frame: pd.DataFrame) -> None:
     with atomic_text(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*fields, "directions", "expected", *_delta_fields(controls)])
-        for mean in means:
-            place = [mean.testset, mean.group, mean.tier, mean.branch, mean.metric, mean.system]
-            writer.writerow(
-                [*place, *_values(mean), mean.present, mean.expected, *_delta_values(mean, controls)]
-            )
-
-
-def write_directions_csv(path: str | Path, means: Sequence[tuple[str, Mean]]) -> None:
-    """Write the means over seeds of each direction, a row each (``tables.summarise_directions``)."""
-    controls = _controls([mean for _, mean in means])
-    fields = ["testset", "direction", "group", "tier", "branch", "metric", "system", "mean", "sd", "seeds"]
-    with atomic_text(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*fields, *_delta_fields(controls)])
-        for direction, mean in means:
-            place = [mean.testset, direction, mean.group, mean.tier, mean.branch, mean.metric, mean.system]
-            writer.writerow([*place, *_values(mean), *_delta_values(mean, controls)])
-
-
-def _controls(means: Sequence[Mean]) -> list[str]:
-    return list(dict.fromkeys(control for mean in means for control in mean.deltas))
-
-
-def _values(mean: Mean) -> list[str]:
-    return [_rounded(mean.mean), _rounded(mean.sd), str(mean.seeds)]
-
-
-def _delta_fields(controls: Sequence[str]) -> list[str]:
-    return [field for control in controls for field in (f"delta_{control}", f"delta_{control}_sd")]
-
-
-def _delta_values(mean: Mean, controls: Sequence[str]) -> list[str]:
-    return [_rounded(values.get(control)) for control in controls for values in (mean.deltas, mean.delta_sds)]
+        frame.to_csv(handle, index=False, float_format="%.4f", lineterminator="\n")
 
 
 def _rounded(value: float | None) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_specialization.files import atomic_text
+from neuron_specialization.means import Means
 from neuron_specialization.scoring import decimals, label
-from neuron_specialization.tables import ALL, Mean, ScoreTable, delta_pairs, set_name
+from neuron_specialization.tables import ALL, ScoreTable, set_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,34 +28,33 @@ def number(value: float | None, metric: str, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{decimals(metric)}f}"
 
 
-def mean_text(mean: Mean) -> str:
-    """A mean, or how many of its directions have a score where some have none."""
-    if mean.mean is None:
-        return f"{GAP} ({mean.present}/{mean.expected})"
-    deviation = f" ± {number(mean.sd, mean.metric)}" if mean.sd is not None else ""
-    return number(mean.mean, mean.metric) + deviation
+def mean_text(mean: dict[str, Any]) -> str:
+    """A mean (a row of ``Means``), or how many of its directions have a score where some have none."""
+    if mean["mean"] is None:
+        return f"{GAP} ({mean['directions']}/{mean['expected']})"
+    deviation = f" ± {number(mean['sd'], mean['metric'])}" if mean["sd"] is not None else ""
+    return number(mean["mean"], mean["metric"]) + deviation
 
 
-def _name(mean: Mean) -> str:
-    return set_name(mean.group, mean.tier, mean.branch)
+def _name(mean: dict[str, Any]) -> str:
+    return set_name(mean["group"], mean["tier"], mean["branch"])
 
 
-def write_summary_markdown(path: str | Path, table: ScoreTable, means: Sequence[Mean]) -> None:
+def write_summary_markdown(path: str | Path, table: ScoreTable, means: Means) -> None:
     """Write the means as Markdown tables, one a test set and metric, with the signature under each."""
     with atomic_text(path) as handle:
         handle.write("\n".join(_summary_lines(table, means)) + "\n")
 
 
-def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
+def _summary_lines(table: ScoreTable, means: Means) -> list[str]:
     lines = ["# Scores", ""]
     missing = table.missing()
     if missing:
         lines += [f"**Missing scores: {len(missing)}** ({GAP}): {', '.join(missing)}", ""]
     for testset in table.testsets:
         for metric in table.metrics:
-            of_table = [mean for mean in means if mean.testset == testset and mean.metric == metric]
             make = _sets_table if len(table.systems) <= _COLUMNS else _systems_table
-            header, rows = make(table, of_table)
+            header, rows = make(table, means, means.rows(testset=testset, metric=metric))
             lines += [f"## {label(metric)}, {testset}", "", *_markdown_table(header, rows), ""]
             lines += [f"`{signature}`" for signature in table.signatures(testset, metric)]
             lines.append("")
@@ -67,38 +67,43 @@ def _summary_lines(table: ScoreTable, means: Sequence[Mean]) -> list[str]:
     lines.append("Means over directions; a mean is given only where every direction of it has a score.")
     if len(table.systems) > _COLUMNS:
         lines.append("In brackets the difference to the first of the controls. Every mean: summary.csv.")
-    seeds = {mean.seeds for mean in means}
-    if max(seeds, default=1) > 1:
+    seeds = {len(runs) for runs in table.runs.values()}
+    if max(seeds) > 1:
         counted = " or ".join(str(count) for count in sorted(seeds))
         lines.append(f"Means over {counted} seeds, ± their sample standard deviation.")
     return lines
 
 
-def _sets_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], list[list[str]]]:
+def _sets_table(
+    table: ScoreTable, means: Means, of_table: Sequence[dict[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a row for each set of directions, a column for each system and difference."""
-    deltas = delta_pairs(means)
     rows = []
-    for row in _by_set(means):
+    for row in _by_set(of_table):
         first = next(iter(row.values()))
-        cells = [_name(first), str(first.expected)]
+        cells = [_name(first), str(first["expected"])]
         cells += [mean_text(row[system]) for system in table.systems]
-        cells += [number(row[a].deltas[b], first.metric, signed=True) for a, b in deltas]
-        rows.append([f"**{cell}**" for cell in cells] if first.tier == first.branch == ALL else cells)
-    return ["directions", "n", *table.systems, *(f"Δ {a} − {b}" for a, b in deltas)], rows
+        cells += [number(row[a][f"delta_{b}"], first["metric"], signed=True) for a, b in means.pairs]
+        rows.append([f"**{cell}**" for cell in cells] if first["tier"] == first["branch"] == ALL else cells)
+    return ["directions", "n", *table.systems, *(f"Δ {a} − {b}" for a, b in means.pairs)], rows
 
 
-def _systems_table(table: ScoreTable, means: Sequence[Mean]) -> tuple[list[str], list[list[str]]]:
+def _systems_table(
+    table: ScoreTable, means: Means, of_table: Sequence[dict[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a row for each system, a column for each whole group, and what there is of all."""
-    sets = _by_set([mean for mean in means if mean.tier == mean.branch == ALL or mean.group == ALL])
-    first_control = dict(reversed(delta_pairs(means)))
+    sets = _by_set(
+        [mean for mean in of_table if mean["tier"] == mean["branch"] == ALL or mean["group"] == ALL]
+    )
+    first_control = dict(_first_pairs(means))
     rows = []
     for system in table.systems:
         control = first_control.get(system)
         cells = [system]
         for row in sets:
             mean = row[system]
-            delta = mean.deltas.get(control) if control else None
-            shown = "" if delta is None else f" ({number(delta, mean.metric, signed=True)})"
+            delta = mean[f"delta_{control}"] if control else None
+            shown = "" if delta is None else f" ({number(delta, mean['metric'], signed=True)})"
             cells.append(mean_text(mean) + shown)
         rows.append(cells)
     return ["system", *(_name(next(iter(row.values()))) for row in sets)], rows
@@ -133,14 +138,15 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _by_set(means: Sequence[Mean]) -> list[dict[str, Mean]]:
-    rows: dict[tuple[str, str, str], dict[str, Mean]] = {}
+def _by_set(means: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+    """System → mean, of each set of directions."""
+    rows: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for mean in means:
-        rows.setdefault((mean.group, mean.tier, mean.branch), {})[mean.system] = mean
+        rows.setdefault((mean["group"], mean["tier"], mean["branch"]), {})[mean["system"]] = mean
     return list(rows.values())
 
 
-def print_tables(console: Console, table: ScoreTable, means: Sequence[Mean]) -> None:
+def print_tables(console: Console, table: ScoreTable, means: Means) -> None:
     """Print, for each test set, directions × systems, then the means, and the signatures under them.
 
     All metrics stand side by side where the terminal is wide enough, else one below the other.
@@ -161,17 +167,13 @@ def print_tables(console: Console, table: ScoreTable, means: Sequence[Mean]) -> 
     _print_missing(console, table)
 
 
-def _print_systems(console: Console, table: ScoreTable, means: Sequence[Mean]) -> None:
+def _print_systems(console: Console, table: ScoreTable, means: Means) -> None:
     """Print the means, a row for each system: what a terminal holds of many systems."""
     for testset in table.testsets:
         for metric in table.metrics:
             # tiers and branches are in the files
-            of_table = [
-                mean
-                for mean in means
-                if (mean.testset, mean.metric, mean.tier, mean.branch) == (testset, metric, ALL, ALL)
-            ]
-            header, rows = _systems_table(table, of_table)
+            of_table = means.rows(testset=testset, metric=metric, tier=ALL, branch=ALL)
+            header, rows = _systems_table(table, means, of_table)
             shown = _plain_table(f"{label(metric)}, {testset}: means (difference to the first control)")
             for index, name in enumerate(header):
                 shown.add_column(name, justify="right" if index else "left", no_wrap=True)
@@ -234,11 +236,10 @@ def _print_whole(console: Console, shown: Any) -> None:
         console.width = width
 
 
-def _build(table: ScoreTable, means: Sequence[Mean], testset: str, metrics: Sequence[str], title: str) -> Any:
+def _build(table: ScoreTable, means: Means, testset: str, metrics: Sequence[str], title: str) -> Any:
     shown = _plain_table(title)
     shown.add_column("direction", no_wrap=True)
-    of_table = [mean for mean in means if mean.testset == testset and mean.metric in metrics]
-    deltas = _shown_deltas(of_table)
+    deltas = _first_pairs(means)
     for metric in metrics:
         names = [f"{label(metric)}\n{system}" for system in table.systems]
         names += [f"Δ {system}\n− {control}" for system, control in deltas]
@@ -256,14 +257,14 @@ def _build(table: ScoreTable, means: Sequence[Mean], testset: str, metrics: Sequ
                 difference = None if a is None or b is None else a - b
                 cells.append(_styled(number(difference, metric, signed=True), False, difference is None))
         shown.add_row(row.direction, *cells)
-    _add_means(shown, table, [mean for mean in of_table if mean.branch == ALL], metrics, deltas)
+    _add_means(shown, table, means.rows(testset=testset, branch=ALL), metrics, deltas)
     return shown
 
 
-def _shown_deltas(means: Sequence[Mean]) -> list[tuple[str, str]]:
-    """The differences with a column in the terminal: each system to its first control; the files have all."""
+def _first_pairs(means: Means) -> list[tuple[str, str]]:
+    """The differences where there is no room for all: of each system to its first control."""
     first: dict[str, str] = {}
-    for system, control in delta_pairs(means):
+    for system, control in means.pairs:
         first.setdefault(system, control)
     return list(first.items())
 
@@ -271,15 +272,15 @@ def _shown_deltas(means: Sequence[Mean]) -> list[tuple[str, str]]:
 def _add_means(
     shown: Any,
     table: ScoreTable,
-    means: Sequence[Mean],
+    means: Sequence[dict[str, Any]],
     metrics: Sequence[str],
     deltas: Sequence[tuple[str, str]],
 ) -> None:
     """Add the rows of means, without those by branch: they are in the files."""
     previous = None
-    rows: dict[tuple[str, str], dict[tuple[str, str], Mean]] = {}
+    rows: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for mean in means:
-        rows.setdefault((mean.group, mean.tier), {})[mean.metric, mean.system] = mean
+        rows.setdefault((mean["group"], mean["tier"]), {})[mean["metric"], mean["system"]] = mean
     for (group, tier), row in rows.items():
         if group != previous:
             shown.add_section()
@@ -288,11 +289,11 @@ def _add_means(
         cells = []
         for metric in metrics:
             of_metric = [row[metric, system] for system in table.systems]
-            cells += [_styled(mean_text(mean), False, mean.mean is None) for mean in of_metric]
+            cells += [_styled(mean_text(mean), False, mean["mean"] is None) for mean in of_metric]
             for system, control in deltas:
-                difference = row[metric, system].deltas[control]
+                difference = row[metric, system][f"delta_{control}"]
                 cells.append(_styled(number(difference, metric, signed=True), False, difference is None))
-        name = f"{_name(first)} ({first.expected})"
+        name = f"{_name(first)} ({first['expected']})"
         shown.add_row(name, *cells, style="bold" if tier == ALL else None)
 
 
@@ -338,11 +339,8 @@ def print_comparison(console: Console, result: Comparison) -> None:
         shown.add_section()
         for group in result.groups:
             if group.metric == metric and group.branch == ALL:
-                name = ", ".join(
-                    ["all" if group.group == ALL else group.group, *([group.tier] * (group.tier != ALL))]
-                )
                 shown.add_row(
-                    *(f"{name} ({group.directions})", "", f"better in {group.better}"),
+                    *(f"{set_name(*group.place)} ({group.directions})", "", f"better in {group.better}"),
                     *_difference_cells(group, metric),
                     _p_value(group.p),
                     "",

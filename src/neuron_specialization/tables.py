@@ -1,25 +1,22 @@
-"""From score files to tables: one row a direction, and means over complete groups.
+"""Every score of a comparison, read from the score files: what is there, what is missing, what compares.
 
-A mean is given only where every direction of its group has a score; otherwise the table shows how many
-are there. All systems of a comparison must have been scored against the same references with the same
-metric (sacrebleu's signature); anything else is refused.
-
-A system that was trained under several seeds (``ns``, ``ns@223``: config/runs.py) is one system here: its
-score is the mean over its runs, with the sample standard deviation; differences are taken seed by seed.
+All systems of a comparison must have been scored against the same references with the same metric
+(sacrebleu's signature); anything else is refused. A system that was trained under several seeds (``ns``,
+``ns@223``: config/runs.py) is one system here, with several runs. Means over them and directions: means.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from neuron_specialization.directions import ZERO_SHOT
-from neuron_specialization.errors import ScoringError
+from neuron_specialization.errors import ScoringError, first_few
 from neuron_specialization.files import read_json
 from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import LABELS, label
@@ -27,8 +24,6 @@ from neuron_specialization.scoring import LABELS, label
 ALL = "all"
 # as sacrebleu prints it: 40.1/17.2/9.9/6.3 (BP = 0.935 ratio = 0.937 hyp_len = 5020 ref_len = 5358)
 _RATIO = re.compile(r"\bratio = (\d+(?:\.\d+)?)")
-# systems named so are compared with, in this order
-CONTROLS = ("continued", "baseline")
 _KNOWN_SYSTEMS = ("baseline", "continued", "ns")
 _KEYS = ("system", "testset", "direction", "segments", "hypothesis_sha256", "reference_sha256", "metrics")
 
@@ -68,6 +63,11 @@ class ScoreTable:
         """The systems, in order."""
         return list(self.runs)
 
+    @property
+    def all_runs(self) -> list[str]:
+        """The runs of all systems, system by system."""
+        return list(chain(*self.runs.values()))
+
     def seed_of(self, run: str) -> int | None:
         """The seed of a run, None where it is not known."""
         seed = split_run(run)[1]
@@ -80,7 +80,9 @@ class ScoreTable:
 
     def score(self, system: str, testset: str, direction: str, metric: str) -> float | None:
         """The score of a system, the mean over its seeds, or None where that of a run is missing."""
-        return _mean([self.score_of_run(run, testset, direction, metric) for run in self.runs[system]])
+        return complete_mean(
+            [self.score_of_run(run, testset, direction, metric) for run in self.runs[system]]
+        )
 
     def length_ratio(self, run: str, testset: str, direction: str) -> float | None:
         """Tokens of the translation over those of the reference, as BLEU counts them; None if not known.
@@ -94,7 +96,7 @@ class ScoreTable:
 
     def mean_length_ratio(self, system: str, testset: str, group: str) -> float | None:
         """The mean of ``length_ratio`` over seeds and the directions of a group (all: those trained)."""
-        return _mean(
+        return complete_mean(
             [
                 self.length_ratio(run, testset, row.direction)
                 for run in self.runs[system]
@@ -112,7 +114,7 @@ class ScoreTable:
         for (_, testset, direction), score in self.scores.items():
             computed.setdefault((testset, direction), set()).update(score["metrics"])
         found = []
-        for testset, run, row in product(self.testsets, chain(*self.runs.values()), self.directions):
+        for testset, run, row in product(self.testsets, self.all_runs, self.directions):
             name = f"{run}/{testset}/{row.direction}"
             own = self.scores.get((run, testset, row.direction))
             if own is None:
@@ -125,10 +127,10 @@ class ScoreTable:
     def alternatives(self, testset: str) -> list[dict[str, Any]]:
         """The scores of a test set that have a second reading of the text (see ``scoring.score_all``)."""
         return [
-            self.scores[system, testset, row.direction]
+            self.scores[run, testset, row.direction]
             for row in self.directions
-            for system in (run for runs in self.runs.values() for run in runs)
-            if "alternative" in self.scores.get((system, testset, row.direction), {})
+            for run in self.all_runs
+            if "alternative" in self.scores.get((run, testset, row.direction), {})
         ]
 
     def signatures(self, testset: str, metric: str) -> list[str]:
@@ -140,40 +142,6 @@ class ScoreTable:
                 if of == testset and metric in score["metrics"]
             }
         )
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean score of a system over a set of directions, and over its seeds.
-
-    Attributes:
-        testset, group, tier, branch, metric, system: of what.
-        mean: None when a direction of the set has no score under a seed.
-        present: how many of the ``expected`` directions have all their scores.
-        deltas: control system → difference, the mean over seeds; None where either has a gap.
-        sd: sample standard deviation over seeds of the mean over directions; None for one seed.
-        seeds: how many.
-        delta_sds: control system → the same of the differences, taken seed by seed.
-    """
-
-    testset: str
-    group: str
-    tier: str
-    branch: str
-    metric: str
-    system: str
-    mean: float | None
-    present: int
-    expected: int
-    deltas: dict[str, float | None]
-    sd: float | None = None
-    seeds: int = 1
-    delta_sds: dict[str, float | None] = field(default_factory=dict)
-
-
-def delta_pairs(means: Sequence[Mean]) -> list[tuple[str, str]]:
-    """(system, control) of every difference the means hold, in their order."""
-    return list(dict.fromkeys((mean.system, control) for mean in means for control in mean.deltas))
 
 
 def read_scores(
@@ -234,9 +202,9 @@ def read_scores(
     _check_comparable(table)
     missing = table.missing()
     if missing and not allow_missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ScoringError(
-            f"{len(missing)} of {len(systems) * len(testsets) * len(groups)} scores are missing: {shown}",
+            f"{len(missing)} of {len(systems) * len(testsets) * len(groups)} scores are missing:"
+            f" {first_few(missing, 5)}",
             where=where,
             hint="score them (snakemake makes what is missing), or show the gaps with --missing show",
         )
@@ -285,8 +253,7 @@ def _check_comparable(table: ScoreTable) -> None:
         for row in table.directions:
             scores = {
                 run: table.scores[run, testset, row.direction]
-                for runs in table.runs.values()
-                for run in runs
+                for run in table.all_runs
                 if (run, testset, row.direction) in table.scores
             }
             for key, name in (("reference_sha256", "references"), ("detokenizer", "detokenizers")):
@@ -311,88 +278,6 @@ def _refuse_differing(values: dict[str, Any], what: str, testset: str, row: Dire
         )
 
 
-def controls_of(systems: Iterable[str]) -> list[str]:
-    """The systems that others are compared with."""
-    systems = list(systems)
-    return [name for name in CONTROLS if name in systems] if len(systems) > 1 else []
-
-
-def summarise(table: ScoreTable, controls: Sequence[str] | None = None) -> list[Mean]:
-    """Means over directions for every system, metric and test set.
-
-    For every direction group and for all directions: over each tier, each branch, and the whole.
-    """
-    controls = controls_of(table.systems) if controls is None else list(controls)
-    return [
-        mean
-        for testset in table.testsets
-        for group, tier, branch, rows in direction_sets(table.directions)
-        for metric in table.metrics
-        for mean in _means(table, (testset, group, tier, branch), metric, rows, controls)
-    ]
-
-
-def summarise_directions(table: ScoreTable, controls: Sequence[str] | None = None) -> list[tuple[str, Mean]]:
-    """(direction, mean over seeds) of every test set, direction, metric and system, in this order."""
-    controls = controls_of(table.systems) if controls is None else list(controls)
-    return [
-        (row.direction, mean)
-        for testset in table.testsets
-        for row in table.directions
-        for metric in table.metrics
-        for mean in _means(table, (testset, row.group, row.tier, row.branch), metric, [row], controls)
-    ]
-
-
-def _means(
-    table: ScoreTable,
-    place: tuple[str, str, str, str],
-    metric: str,
-    rows: Sequence[DirectionGroup],
-    controls: Sequence[str],
-) -> list[Mean]:
-    """One mean a system over the directions; ``place``: test set, group, tier, branch."""
-    found = {
-        run: [table.score_of_run(run, place[0], row.direction, metric) for row in rows]
-        for runs in table.runs.values()
-        for run in runs
-    }
-    by_run = {run: _mean(values) for run, values in found.items()}
-    means = []
-    for system, runs in table.runs.items():
-        # a control is compared only with those after it: not twice with the sign turned
-        others = controls[controls.index(system) + 1 :] if system in controls else controls
-        differences = {
-            control: [_difference(by_run[a], by_run[b]) for a, b in paired_runs(table, system, control)]
-            for control in others
-        }
-        values = [by_run[run] for run in runs]
-        complete = [
-            all(value is not None for value in one) for one in zip(*(found[r] for r in runs), strict=True)
-        ]
-        means.append(
-            Mean(
-                *(*place, metric, system, _mean(values)),
-                present=sum(complete),
-                expected=len(rows),
-                deltas={control: _mean(values) for control, values in differences.items()},
-                sd=_deviation(values),
-                seeds=len(runs),
-                delta_sds={control: _deviation(values) for control, values in differences.items()},
-            )
-        )
-    return means
-
-
-def paired_runs(table: ScoreTable, system: str, control: str) -> list[tuple[str, str]]:
-    """The runs of two systems that are compared: those of one seed; all, where one was not trained here."""
-    runs, others = table.runs[system], table.runs[control]
-    if table.released & {system, control}:
-        return [(run, other) for run in runs for other in others]
-    seeds = {split_run(other)[1]: other for other in others}
-    return [(run, seeds[split_run(run)[1]]) for run in runs if split_run(run)[1] in seeds]
-
-
 def set_name(group: str, tier: str, branch: str) -> str:
     """The name of a set of directions: ``en→X, low`` or ``X→en, Slavic`` or ``all``."""
     return ", ".join([group, *(part for part in (tier, branch) if part != ALL)])
@@ -407,7 +292,7 @@ def in_group(own: str, group: str) -> bool:
 
 
 def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, list[DirectionGroup]]]:
-    """The sets of directions that get a mean: (group, tier, branch, directions)."""
+    """The sets of directions that get a mean: (group, tier, branch, directions), each name once."""
     groups = list(dict.fromkeys(row.group for row in rows))
     tiers = list(dict.fromkeys(row.tier for row in rows))
     branches = list(dict.fromkeys(row.branch for row in rows))
@@ -415,22 +300,18 @@ def direction_sets(rows: Sequence[DirectionGroup]) -> list[tuple[str, str, str, 
     for group in [*groups, ALL] if len(groups) > 1 else groups or [ALL]:
         of_group = [row for row in rows if in_group(row.group, group)]
         if len(tiers) > 1:
-            sets += [(group, tier, ALL, [row for row in of_group if row.tier == tier]) for tier in tiers]
+            sets += [
+                (group, tier, ALL, [row for row in of_group if row.tier == tier])
+                for tier in tiers
+                if tier != ALL
+            ]
         if len(branches) > 1:
             sets += [(group, ALL, name, [row for row in of_group if row.branch == name]) for name in branches]
         sets.append((group, ALL, ALL, of_group))
     return [entry for entry in sets if entry[3]]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def complete_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of values, None where one of them is missing or there is none."""
     present = [value for value in values if value is not None]
     return fmean(present) if present and len(present) == len(values) else None
-
-
-def _deviation(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return stdev(present) if len(present) == len(values) > 1 else None
-
-
-def _difference(value: float | None, control: float | None) -> float | None:
-    return None if value is None or control is None else value - control

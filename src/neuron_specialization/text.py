@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from neuron_specialization.errors import CorpusError
 
@@ -111,18 +112,19 @@ class Segmenter:
 
     def encode_ids(self, lines: Sequence[str]) -> list[list[int]]:
         """Encode lines to SentencePiece ids, one list a line; an empty line gives an empty list."""
-        if self._normalised:
-            lines = [normalise(line) for line in lines]
-        # one thread: the workflow runs several such jobs beside each other
-        encoded: list[list[int]] = self._processor.Encode(list(lines), out_type=int, num_threads=1)
+        encoded: list[list[int]] = self._encode(lines, int)
         return encoded
 
     def encode(self, lines: Sequence[str]) -> list[list[str]]:
         """Encode lines to pieces, one list a line. Text the model cannot spell stands as it is written."""
+        encoded: list[list[str]] = self._encode(lines, str)
+        return encoded
+
+    def _encode(self, lines: Sequence[str], kind: type[int] | type[str]) -> Any:
         if self._normalised:
             lines = [normalise(line) for line in lines]
-        encoded: list[list[str]] = self._processor.Encode(list(lines), out_type=str, num_threads=1)
-        return encoded
+        # one thread: the workflow runs several such jobs beside each other
+        return self._processor.Encode(list(lines), out_type=kind, num_threads=1)
 
     def decode(self, lines: Sequence[Sequence[str]]) -> list[str]:
         """Turn pieces back into text, one string a line: the inverse of ``encode`` on normalised text."""

@@ -109,11 +109,9 @@ def _either(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:-1])) + f" or {numbers[-1]}"
 
 
-def data_path(data_bin: Path, shards: int) -> str:
-    """Return fairseq's data argument: the folder, or its shards joined by ``:`` (an epoch a shard)."""
-    if shards == 1:
-        return str(data_bin)
-    return ":".join(str(data_bin / f"shard{index}") for index in range(shards))
+def shard_folders(data_bin: Path, shards: int) -> list[Path]:
+    """Return the folders of a data-bin: itself, or ``shard0``, ``shard1``, … in it."""
+    return [data_bin] if shards == 1 else [data_bin / f"shard{index}" for index in range(shards)]
 
 
 def log_interval(max_updates: int) -> int:
@@ -152,7 +150,8 @@ def trainer_arguments(
     plugin = needs_plugin(training, masks is not None)
     processes = resources.processes(training.micro_batches)
     arguments = [
-        data_path(data_bin, recipe.shards),
+        # of several an epoch reads one
+        ":".join(map(str, shard_folders(data_bin, recipe.shards))),
         *("--user-dir", str(PLUGIN)),
         *("--save-dir", str(save_dir)),
         *_task_arguments(recipe, plugin, masks),

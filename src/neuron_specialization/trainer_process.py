@@ -20,13 +20,17 @@ from typing import IO
 
 from neuron_specialization.errors import TrainingError
 from neuron_specialization.locks import FileLock
-from neuron_specialization.progress import EXPLODED, MetricsFile, ProgressDisplay, Record, TrainerLog
+from neuron_specialization.progress import (
+    EXPLODED,
+    LAST_LINES,
+    MetricsFile,
+    ProgressDisplay,
+    Record,
+    TrainerLog,
+)
 
 # How long a trainer may take to end after it was asked to, before it is killed.
 GRACE_SECONDS = 60.0
-
-# as many as TrainerLog keeps
-_LAST_LINES = 40
 
 _PR_SET_PDEATHSIG = 1
 
@@ -132,7 +136,7 @@ def run_trainer(
 
 
 def _last_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
 
 
 @contextlib.contextmanager

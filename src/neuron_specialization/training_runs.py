@@ -10,8 +10,9 @@ from typing import Any
 
 from neuron_specialization.config import Recipe
 from neuron_specialization.corpora.layout import MANIFEST
-from neuron_specialization.errors import TrainingError
+from neuron_specialization.errors import TrainingError, first_few
 from neuron_specialization.files import hash_of, read_json, sha256_of
+from neuron_specialization.trainer_arguments import shard_folders
 
 # the splits of a data-bin that training reads
 _TRAINED = ("train", "valid")
@@ -87,7 +88,7 @@ def input_checksums(recipe: Recipe, data_bin: Path, init: Path | None, masks: Pa
         missing = [name for name in recipe.masked_directions if not (masks / f"{name}.safetensors").is_file()]
         if missing:
             raise TrainingError(
-                f"no mask for {', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}",
+                f"no mask for {first_few(missing)}",
                 where=masks,
                 hint="every direction that is trained needs one: run the masks stage for them",
             )
@@ -124,8 +125,7 @@ def _refuse_changed(manifest: Mapping[str, Any], data_bin: Path) -> None:
     ]
     if changed:
         raise TrainingError(
-            f"the binarised data is not what was taken over: {', '.join(changed[:4])}"
-            f"{f' and {len(changed) - 4} more' if len(changed) > 4 else ''}",
+            f"the binarised data is not what was taken over: {first_few(changed, 4)}",
             where=(data_bin / changed[0]).resolve(),
             cause="the data-bin that the links lead to was made again, moved or unpacked anew",
             hint=f"if that is meant, take it over again: rm {data_bin / MANIFEST}, and run the workflow",
@@ -143,7 +143,7 @@ def begun_by_an_earlier_version(run: Run, data_bin: Path) -> Run:
 
 def _check_data(recipe: Recipe, data_bin: Path) -> None:
     """Refuse data that lacks what the recipe trains on, before anything is started."""
-    folders = [data_bin] if recipe.shards == 1 else [data_bin / f"shard{i}" for i in range(recipe.shards)]
+    folders = shard_folders(data_bin, recipe.shards)
     used = {code for direction in recipe.directions for code in direction.split("-")}
     for code in sorted(used):
         if not (folders[0] / f"dict.{code}.txt").is_file():
@@ -165,8 +165,7 @@ def _check_data(recipe: Recipe, data_bin: Path) -> None:
                 missing.append(direction)
         if missing:
             raise TrainingError(
-                f"the binarised data has no {split} text for {', '.join(missing[:8])}"
-                f"{' …' if len(missing) > 8 else ''}",
+                f"the binarised data has no {split} text for {first_few(missing)}",
                 where=data_bin,
                 hint="binarise it again with this configuration, or take the directions out of it",
             )
@@ -186,7 +185,7 @@ def _refuse_empty(recipe: Recipe, folders: Sequence[Path], split: str) -> None:
     if empty:
         names = sorted({path.name.split(".")[1] for path in empty})
         raise TrainingError(
-            f"the {split} text of {', '.join(names[:8])}{' …' if len(names) > 8 else ''} has no segment",
+            f"the {split} text of {first_few(names)} has no segment",
             where=empty[0],
             hint="give it text and binarise it again, or take its directions out of the configuration",
         )

@@ -5,11 +5,11 @@ Slower than CTranslate2 by a factor of three or so, but it needs no export and i
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
@@ -24,11 +24,6 @@ from neuron_specialization.translation import (
     Segmentation,
     Translator,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from neuron_specialization.checkpoints import Checkpoint
 
 
 class FairseqEngine:
@@ -133,35 +128,6 @@ class FairseqEngine:
         )
 
 
-def mask_rows(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zero fc1's weight rows of masked neurons: at inference exactly the masked model, constants included.
-
-    Args:
-        parameters: a state dict by fairseq's names; not changed.
-        masks: layer → bool[d_ff], True = kept.
-
-    Raises:
-        MaskError: a mask without its layer, or of another width.
-    """
-    import torch
-
-    result = dict(parameters)
-    for layer, mask in masks.items():
-        weight = result.get(f"{layer}.fc1.weight")
-        if weight is None or mask.shape != weight.shape[:1]:
-            raise MaskError(
-                "the mask does not fit the model"
-                + (
-                    f": {mask.numel()} neurons, the layer has {weight.shape[0]}" if weight is not None else ""
-                ),
-                where=layer,
-                cause="mask and checkpoint do not belong together",
-            )
-        # not weight * mask: NaN or infinity in a masked row must not come through
-        result[f"{layer}.fc1.weight"] = torch.where(mask.unsqueeze(1), weight, torch.zeros_like(weight))
-    return result
-
-
 def open_checkpoint(
     checkpoint: str | Path,
     vocabulary: str | Path,
@@ -190,24 +156,21 @@ def open_checkpoint(
     """
     import torch
 
-    # fairseq tells on import which optional packages it lacks
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    from neuron_specialization.checkpoint_export import fold
     from neuron_specialization.checkpoints import load_checkpoint
-    from neuron_specialization.export import check_masks_belong
-    from neuron_specialization.fairseq_models import read_dictionary
+    from neuron_specialization.exportable import check_masks_belong
+    from neuron_specialization.fairseq_models import build_model, read_dictionary
     from neuron_specialization.masks import read_masks
 
     torch.set_num_threads(threads)
     loaded = load_checkpoint(checkpoint, unsafe=unsafe)
     vocabulary = Path(vocabulary)
-    masks: dict[Direction, Mapping[str, Tensor]] = {
-        Direction.parse(name): layers for name, layers in loaded.masks.items()
-    }
     if mask is not None:
         read = read_masks(mask)
         check_masks_belong(loaded, read, mask)
-        masks = {Direction.parse(read.metadata.get("direction") or Path(mask).stem): read.tensors()}
-    elif not masks and loaded.mask_files:
+        masked_direction = Direction.parse(read.metadata.get("direction") or Path(mask).stem)
+        loaded = replace(loaded, masks={str(masked_direction): read.tensors()})
+    elif not loaded.masks and loaded.mask_files:
         raise MaskError(
             "the checkpoint is a specialised model and does not hold its masks",
             where=checkpoint,
@@ -219,27 +182,17 @@ def open_checkpoint(
     segmenter = Pieces() if input_format == "pieces" else Segmenter(vocabulary / "spm.model")
 
     def open_engine(direction: Direction) -> tuple[Engine, Segmentation, int]:
-        layers = masks.get(direction)
+        # fairseq's own Transformer, masked by its weights: no hook of ours runs while it translates
         engine = FairseqEngine(
-            _build(loaded, vocabulary, layers),
+            build_model(fold(loaded, str(direction)) if loaded.masks else loaded, vocabulary),
             dictionary,
             languages=loaded.languages,
-            direction=direction if layers is not None else None,
+            direction=direction if loaded.masks else None,
             device=device,
         )
         return engine, segmenter, engine.longest_source
 
-    directions = list(masks) or [
+    directions = [Direction.parse(name) for name in loaded.masks] or [
         Direction(a, b) for a in loaded.languages for b in loaded.languages if a != b
     ]
     return Translator(directions, open_engine, name=str(checkpoint))
-
-
-def _build(checkpoint: Checkpoint, vocabulary: Path, mask: Mapping[str, Tensor] | None) -> Any:
-    """fairseq's own Transformer, masked by its weights: no hook of ours runs while it translates."""
-    from dataclasses import replace
-
-    from neuron_specialization.fairseq_models import build_model
-
-    parameters = mask_rows(checkpoint.parameters, mask) if mask else checkpoint.parameters
-    return build_model(replace(checkpoint, parameters=parameters, masks={}), vocabulary)

@@ -14,13 +14,31 @@ from neuron_specialization.errors import ConfigError
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def validated(kind: type[ModelT], values: Any, what: str) -> ModelT:
+# what pydantic calls by names of Python, as a person who writes YAML would
+_IN_YAML = {
+    "model_type": "must be a mapping of keys, e.g. {key: value}, or {} for the defaults",
+    "dict_type": "must be a mapping of names, e.g. {name: value}",
+    "list_type": "must be a list, e.g. [a, b]",
+    "tuple_type": "must be a list, e.g. [a, b]",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+}
+
+
+def validated(kind: type[ModelT], values: Any, what: str, where: object = None) -> ModelT:
     """Validate ``values`` as a model.
 
     Args:
         kind: a model that forbids unknown keys.
         values: what YAML or JSON gave.
         what: what the values are called in the error.
+        where: the files they come from, for the error.
 
     Raises:
         ConfigError: naming every bad key, its value, and for an unknown key the nearest valid one.
@@ -33,6 +51,7 @@ def validated(kind: type[ModelT], values: Any, what: str) -> ModelT:
         lines = [_describe(kind, item) for item in error.errors(include_url=False)]
         raise ConfigError(
             f"the {what} is not valid:\n" + "\n".join(f"  - {line}" for line in lines),
+            where=where,
             hint="correct it; docs/configuration.md has every key of a configuration, with its default",
         ) from None
 
@@ -58,7 +77,9 @@ def _describe(kind: type[BaseModel], item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] in ("missing", "value_error"):
         return f"{place}: {message}" if location else message
-    return f"{place}: {message} (given: {item['input']!r})"
+    message = _IN_YAML.get(item["type"], message)
+    given = "nothing" if item["input"] is None else repr(item["input"])
+    return f"{place}: {message} (given: {given})"
 
 
 def _keys_at(kind: type[BaseModel], path: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_specialization import __version__
-from neuron_specialization.errors import NeuronSpecializationError
+from neuron_specialization.errors import NeuronSpecializationError, first_few
 from neuron_specialization.files import atomic_path
 
 # of the project: replaced by an update
@@ -87,9 +87,8 @@ def write_workflow(target: str | Path, *, update: bool = False) -> Written:
     replaced = {name for name in differing if update and name.split("/")[0] in OWN}
     in_the_way = sorted(differing - replaced)
     if in_the_way and not update:
-        more = f" and {len(in_the_way) - 5} more" if len(in_the_way) > 5 else ""
         raise NeuronSpecializationError(
-            f"files of another content are in the way: {', '.join(in_the_way[:5])}{more}",
+            f"files of another content are in the way: {first_few(in_the_way, 5)}",
             where=target,
             hint="choose another folder; or, to bring the rules of an older version up to date and keep your"
             " configurations and profiles: --update",

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from neuron_specialization.binarize import read_dictionary
-from neuron_specialization.checkpoints import MODEL_DEFAULTS, Checkpoint, plain_state, write_model
+from neuron_specialization.checkpoints import Checkpoint, plain_state, write_model
+from neuron_specialization.fairseq_settings import MODEL_DEFAULTS
 from neuron_specialization.masks import write_masks
 
 SMALL: dict[str, Any] = {

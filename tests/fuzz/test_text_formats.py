@@ -117,7 +117,7 @@ def test_local_text(folder: Path, name: str, changes: Edits, packed: bool) -> No
     found = reads_or_explains("local text", folder, lambda: read_local(folder, ["de-en"]))
     assert changes or found is not None
     if found is not None:
-        for pairs in (found.splits["valid"], found.splits["heldout"]):
+        for pairs in (found["valid"], found["heldout"]):
             assert all("\n" not in side and side for segment in pairs["de-en"] for side in segment)
 
 

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from neuron_specialization.checkpoint_export import fairseq_state, reference_state
 from neuron_specialization.checkpoint_import import import_model
-from neuron_specialization.checkpoints import build_model, load_checkpoint, write_model
+from neuron_specialization.checkpoints import load_checkpoint, write_model
 from neuron_specialization.cli import cli
+from neuron_specialization.fairseq_models import build_model
 from neuron_specialization.files import sha256_of
 from tests.conftest import shared_file
 

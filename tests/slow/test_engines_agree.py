@@ -17,7 +17,8 @@ import pytest
 
 from neuron_specialization.data_bin import read_parallel
 from neuron_specialization.directions import Direction
-from neuron_specialization.export import export_system, read_symbols
+from neuron_specialization.export import export_system
+from neuron_specialization.exportable import read_symbols
 from neuron_specialization.files import read_lines
 from neuron_specialization.significance import PairedFiles, Settings, compare
 from neuron_specialization.tables import DirectionGroup

@@ -24,18 +24,13 @@ from neuron_specialization.activations import (
     write_activations,
 )
 from neuron_specialization.binarize import write_mmap
-from neuron_specialization.checkpoints import (
-    MODEL_DEFAULTS,
-    Checkpoint,
-    build_model,
-    load_checkpoint,
-    plain_state,
-    write_model,
-)
+from neuron_specialization.checkpoints import Checkpoint, load_checkpoint, plain_state, write_model
 from neuron_specialization.cli import cli
 from neuron_specialization.data_bin import Sentences, tagged
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, NeuronSpecializationError
+from neuron_specialization.fairseq_models import build_model
+from neuron_specialization.fairseq_settings import MODEL_DEFAULTS
 from neuron_specialization.masks import read_masks
 
 LANGUAGES = ["en", "de", "es"]
@@ -216,7 +211,10 @@ def test_counts_do_not_depend_on_the_batch_size(tmp_path: Path, data_bin: Path, 
     checkpoint = random_checkpoint(tmp_path)
     texts = open_texts(checkpoint, data_bin, ["en-de", "en-es"])
     reference = dict(count_activations(checkpoint, texts, max_tokens=64))
-    other = dict(count_activations(checkpoint, texts, max_tokens=max_tokens))
+    read: list[int] = []
+    other = dict(count_activations(checkpoint, texts, max_tokens=max_tokens, on_batch=read.append))
+    # what the progress display is told adds up to what it was promised
+    assert sum(read) == sum(text.positions for text in texts)
     for name, counts in reference.items():
         assert other[name].positions == counts.positions
         for layer, vector in counts.layers.items():

@@ -138,6 +138,7 @@ def test_missing_file(tmp_path: Path) -> None:
     [
         ({"activation_fn": "gelu"}, "gelu"),
         ({"adaptive_softmax_cutoff": [10]}, "adaptive_softmax_cutoff"),
+        ({"no_decoder_final_norm": True}, "no_decoder_final_norm"),
         ({"encoder_layers": 2}, r"no encoder\.layers\.1\.fc1\.weight"),
         ({"encoder_layers": 0}, "more layers than its settings say"),
         ({"decoder_ffn_embed_dim": 32}, r"shape \(16, 8\), its settings say \(32, 8\)"),
@@ -215,6 +216,30 @@ def test_masks_of_another_model_are_refused(tmp_path: Path) -> None:
         write_masks(tmp_path / "m" / f"{direction}.safetensors", layers, {"direction": direction})
     with pytest.raises(MaskError):
         import_model(save(tmp_path / "base.pt"), tmp_path / "ns.pt", masks=tmp_path / "m")
+
+
+@pytest.mark.parametrize("layers", ["narrower", "one more", "one fewer", "none"])
+def test_masks_in_a_model_that_are_not_of_its_layers_are_refused(tmp_path: Path, layers: str) -> None:
+    masked(tmp_path)
+    state = torch.load(tmp_path / "ns.pt", weights_only=True)
+    name, content = "encoder.layers.0.fc1.masks", state["model"]
+    if layers == "narrower":
+        content[name] = content[name][:, 1:]
+    elif layers == "one more":
+        content["encoder.layers.1.fc1.masks"] = content[name]
+    else:
+        fewer = [name] if layers == "one fewer" else [key for key in content if key.endswith(".masks")]
+        state["model"] = {key: tensor for key, tensor in content.items() if key not in fewer}
+    write_model(tmp_path / "changed.pt", state)
+    with pytest.raises(CheckpointError, match=r"encoder\.layers\.[01]\.fc1\.masks has shape"):
+        load_checkpoint(tmp_path / "changed.pt")
+
+
+def test_numbers_that_are_masked_do_not_come_through(tmp_path: Path) -> None:
+    checkpoint = masked(tmp_path)
+    name, keep = "encoder.layers.0.fc1.weight", checkpoint.masks["de-en"]["encoder.layers.0"]
+    checkpoint.parameters[name][~keep] = float("nan")
+    assert torch.count_nonzero(fold(checkpoint, "de-en").parameters[name][~keep]) == 0
 
 
 def test_folding_a_mask_gives_the_dense_equal(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from neuron_specialization import __version__
 from neuron_specialization.cli import COMMANDS, cli, main
 from neuron_specialization.cli.options import direction_list, name_list
-from neuron_specialization.errors import NeuronSpecializationError
+from neuron_specialization.errors import NeuronSpecializationError, first_few, first_line
 from tests.conftest import REPOSITORY
 
 
@@ -130,6 +130,18 @@ def test_wrong_usage_has_status_2() -> None:
 def test_an_error_says_what_where_why_and_what_next() -> None:
     error = NeuronSpecializationError("no such file", where="a.txt", cause="a typo", hint="make env")
     assert str(error) == "no such file\n  where: a.txt\n  likely cause: a typo\n  next: make env"
+
+
+def test_of_many_names_a_message_has_the_first() -> None:
+    names = [f"n{number}" for number in range(10)]
+    assert first_few(names[:8]) == "n0, n1, n2, n3, n4, n5, n6, n7"
+    assert first_few(names) == "n0, n1, n2, n3, n4, n5, n6, n7 and 2 more"
+    assert first_few(names[:2], 1) == "n0 and 1 more"
+
+
+def test_of_a_librarys_error_a_message_has_the_first_line() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(EOFError()) == "EOFError"
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -180,6 +180,13 @@ def test_a_failure_shows_its_last_words(tmp_path: Path) -> None:
         comet.run_comet([job()], python=python)
 
 
+def test_what_comet_says_may_be_of_any_encoding(tmp_path: Path, model: Path) -> None:
+    python = write_comet_python(tmp_path / "python", tmp_path / "log")
+    loud = executable(tmp_path / "loud", f"#!/bin/sh\nprintf 'loading \\377' >&2\nexec {python} \"$@\"\n")
+    scores, _ = comet.run_comet([job()], model=str(model), python=loud)
+    assert len(scores) == 1
+
+
 def test_segments_must_match(tmp_path: Path, texts: Path) -> None:
     (texts / "de-en.de").write_text("only one\n", encoding="utf-8")
     with pytest.raises(ScoringError, match="the source has 1 segments, the reference 3"):

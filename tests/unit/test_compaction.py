@@ -129,3 +129,11 @@ def test_constants_are_summed_in_float64() -> None:
 def test_masks_that_do_not_fit_are_refused(masks: dict[str, Tensor], message: str) -> None:
     with pytest.raises(MaskError, match=message):
         compact(random_model((6, 5, 4), 8, 3, torch.float32), masks)
+
+
+@pytest.mark.parametrize(("part", "shape"), [("fc1.bias", (5,)), ("fc2.weight", (8, 5)), ("fc2.bias", (7,))])
+def test_layers_whose_parts_do_not_fit_each_other_are_refused(part: str, shape: tuple[int, ...]) -> None:
+    parameters = random_model((6, 5, 4), 8, 3, torch.float32)
+    parameters[f"encoder.layers.0.{part}"] = torch.zeros(shape)
+    with pytest.raises(MaskError, match="fc1 and fc2"):
+        compact(parameters, {"encoder.layers.0": torch.arange(6) < 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from neuron_specialization.config.advice import advice
 from neuron_specialization.config.comparisons import unequal_training
 from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
 from neuron_specialization.errors import ConfigError
+from neuron_specialization.tables import DirectionGroup, direction_sets
 from tests.conftest import REPOSITORY
 
 
@@ -81,6 +83,9 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
         ({"languages": ["en"]}, ["at least two languages"]),
         ({"languages": ["en", "de", "de"]}, ["listed twice: de"]),
         ({"languages": ["en", "de; rm -rf ~", "es", "ru"]}, ["languages.1"]),
+        ({"languages": ["en", "pt-BR"]}, ["languages.1: 'pt-BR' is not a language code", "perhaps 'pt_BR'"]),
+        ({"languages": ["en", "DE"]}, ["languages.1: 'DE' is not a language code", "perhaps 'de'"]),
+        ({"languages": ["en", "German"]}, ["languages.1: 'German' is not a language code"]),
         ({"experiment": "a/b"}, ["experiment"]),
         ({"experiment": ".."}, ["experiment"]),
         ({"experiment": "my run"}, ["experiment: 'my run' is not a name", "perhaps 'my_run'"]),
@@ -92,10 +97,15 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
         ({"directions": []}, ["directions: is empty"]),
         ({"directions": ["en-de", "en-de"]}, ["directions: en-de is listed twice"]),
         ({"directions": ["en-fr"]}, ["directions: en-fr uses 'fr', which languages: does not list"]),
-        ({"directions": ["en"]}, ["'en' is not a direction"]),
+        ({"directions": ["en"]}, ["directions: 'en' is not a direction: write <source>-<target>"]),
         ({"directions": ["de-de"]}, ["translates a language into itself"]),
         ({"tiers": {"high": ["fr"]}, "corpus": {}}, ["tiers.high: 'fr' is not among languages"]),
         ({"tiers": {"high": ["de"], "low": ["de"]}}, ["'de' is in both high and low"]),
+        ({"tiers": {"high": "de"}}, ["tiers.high: must be a list, e.g. [a, b] (given: 'de')\n  next"]),
+        ({"tiers": "ec40"}, ["valid:\n  - tiers: Input should be 'ec30' (given: 'ec40')\n  next"]),
+        ({"mirror": 5}, ["valid:\n  - mirror: must be a mapping"]),
+        ({"systems": {"baseline": None}}, ["systems.baseline: must be a mapping", "(given: nothing)"]),
+        ({"masks": {"k95": 95}}, ["masks.k95: must be a mapping of keys", "(given: 95)"]),
         ({"corpus": {"train_caps": {"middle": 5}}}, ["no tier is called middle"]),
         ({"corpus": {"source": "local"}}, ["set corpus.path"]),
         ({"corpus": {"source": "internet"}}, ["corpus.source", "'internet'"]),
@@ -119,6 +129,17 @@ def test_the_default_configuration_is_as_the_commented_file_says() -> None:
             ["masks are made from one baseline", "go on from a, b"],
         ),
         ({"testsets": {"t": {"source": "folder"}}}, ["needs path:"]),
+        ({"testsets": {"t": {"path": "mine"}}}, ["testsets.t: path: is for source: folder or flores200"]),
+        ({"tiers": {"all": ["de"]}}, ["tiers: 'all' has a meaning in the tables"]),
+        # what scoring would refuse after the trainings
+        ({"testsets": {}}, ["testsets: is empty"]),
+        ({"testsets": {"t": {"splits": []}}}, ["testsets.t.splits: List should have at least 1 item"]),
+        ({"testsets": {"t": {"splits": ["dev", "dev"]}}}, ["testsets.t.splits: listed twice: dev"]),
+        ({"scoring": {"metrics": []}}, ["scoring.metrics: List should have at least 1 item"]),
+        ({"scoring": {"metrics": ["bleu", "bleu"]}}, ["scoring.metrics: listed twice: bleu"]),
+        ({"scoring": {"bootstrap_samples": 1}}, ["one resample makes no interval"]),
+        ({"report": {"trials": 1}}, ["report.trials: Input should be greater than or equal to 2"]),
+        ({"corpus": {"path": "mine"}}, ["corpus.path is for corpus.source: local or data-bin"]),
         ({"corpus": {"keep_out": ["heldout"]}}, ["corpus.keep_out: 'heldout' is no test set with source"]),
         (
             {"corpus": {"source": "data-bin", "path": "x", "keep_out": ["t"]}},
@@ -194,6 +215,17 @@ def test_groups() -> None:
     assert rows["ru-en"] == {"direction": "ru-en", "group": "X→en", "tier": "low", "branch": "Slavic"}
 
 
+def test_languages_in_no_tier_are_no_mean_of_all() -> None:
+    config = parsed(tiers={"low": ["es", "ru"]}, corpus={})
+    groups = [DirectionGroup(**row) for row in config.groups()]
+    assert {row.direction: row.tier for row in groups}["en-de"] == "no tier"
+    # nor are they where a list of groups calls them so
+    for rows in (groups, [replace(row, tier="all") if row.tier == "no tier" else row for row in groups]):
+        sets = direction_sets(rows)
+        assert len({entry[:3] for entry in sets}) == len(sets)
+        assert [len(entry[3]) for entry in sets if entry[:3] == ("all", "all", "all")] == [6]
+
+
 def test_zero_shot_directions_are_scored_and_never_trained() -> None:
     config = parsed(zero_shot=["de-es", "es-ru", "es-de"])
     plain = parsed()
@@ -208,9 +240,9 @@ def test_zero_shot_directions_are_scored_and_never_trained() -> None:
     rows = config.groups()
     assert rows[:6] == plain.groups()
     assert rows[6:] == [
-        {"direction": "de-es", "group": "zero-shot", "tier": "mixed", "branch": "mixed"},
-        {"direction": "es-ru", "group": "zero-shot", "tier": "low", "branch": "mixed"},
-        {"direction": "es-de", "group": "zero-shot", "tier": "mixed", "branch": "mixed"},
+        {"direction": "de-es", "group": "zero-shot", "tier": "mixed tiers", "branch": "mixed branches"},
+        {"direction": "es-ru", "group": "zero-shot", "tier": "low", "branch": "mixed branches"},
+        {"direction": "es-de", "group": "zero-shot", "tier": "mixed tiers", "branch": "mixed branches"},
     ]
 
 
@@ -365,6 +397,31 @@ def test_files_that_are_no_configuration_are_refused(tmp_path: Path, content: by
     assert str(path) in str(caught.value)
 
 
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("training: {lr: 0.5}\nmasks:\n  k95: {k: 95}\n  k95: {k: 90}\ntraining: {dropout: 0.2}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    for part in ("training: in line 1 and in line 5", "masks.k95: in line 3 and in line 4", str(path)):
+        assert part in str(caught.value)
+
+
+def test_what_an_alias_overrides_stands_once(tmp_path: Path) -> None:
+    text = yaml.safe_dump(values(training={})) + "finetuning: &f {lr: 0.5}\ntraining: {<<: *f, lr: 0.25}\n"
+    path = tmp_path / "merged.yaml"
+    path.write_text(text.replace("training: {}\n", "", 1).replace("finetuning:\n  max_updates: 20\n", ""))
+    config = load_config(path)
+    assert (config.training.lr, config.finetuning.lr) == (0.25, 0.5)
+
+
+def test_an_error_names_the_files_of_the_configuration(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(yaml.safe_dump(values()), encoding="utf-8")
+    second.write_text("sead: 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"where: {first}, {second}"):
+        load_config(first, second)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
@@ -449,3 +506,19 @@ def test_a_share_in_the_place_of_percent_is_told(k: Any, told: list[str]) -> Non
     found = advice(parsed(masks={"k95": {"k": k}, "unused": {"k": 0.5}}))
     assert len(found) == len(told)
     assert all(text in line for text, line in zip(told, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("languages", "metrics", "told"),
+    [
+        (["en", "th", "de", "my_Mymr"], ["bleu", "chrf++"], "th, my_Mymr"),
+        (["en", "th"], ["bleu", "spbleu"], None),
+        (["en", "th"], ["chrf++"], None),
+        (["en", "zh", "ja", "ko", "de"], ["bleu"], None),
+    ],
+)
+def test_bleu_of_text_without_spaces_is_told(
+    languages: list[str], metrics: list[str], told: str | None
+) -> None:
+    found = advice(parsed(languages=languages, tiers={}, corpus={}, scoring={"metrics": metrics}))
+    assert [f"BLEU finds no words in {told}, " in line for line in found] == ([True] if told else [])

@@ -61,6 +61,11 @@ def test_groups() -> None:
     assert Direction("de", "fr").group("en") == Direction("de", "en").group(None) == "X→Y"
 
 
+def test_the_language_that_is_not_the_pivot() -> None:
+    assert [Direction.parse(name).other("en") for name in ("en-de", "de-en", "de-fr")] == ["de", "de", None]
+    assert Direction("de", "en").other(None) is None
+
+
 def test_directions_sort_and_are_hashable() -> None:
     unsorted = [Direction("ru", "en"), Direction("de", "en"), Direction("de", "cs")]
     assert [str(one) for one in sorted(set(unsorted))] == ["de-cs", "de-en", "ru-en"]
@@ -91,4 +96,5 @@ def test_every_row_of_the_table_is_complete_and_unlike_the_others() -> None:
 
 def test_branches() -> None:
     assert (branch_of("de"), branch_of("es"), branch_of("cs")) == ("Germanic", "Romance", "Slavic")
-    assert branch_of("xx") == "other"
+    assert (branch_of("pt_BR"), branch_of("deu_Latn"), branch_of("rus")) == ("Romance", "Germanic", "Slavic")
+    assert branch_of("xx") == branch_of("zh_Hans") == "other"

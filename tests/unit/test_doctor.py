@@ -67,18 +67,21 @@ def test_a_wrong_configuration_is_explained_and_exit_status_1(
     assert missing[0] == 1 and "none.yaml" in missing[1]
 
 
-def test_a_check_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch, no_fairseq: None) -> None:
-    def broken() -> Iterator[Check]:
+@pytest.mark.parametrize("name", ["memory", "disk"])
+def test_a_check_that_fails_hides_no_other_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, no_fairseq: None, name: str
+) -> None:
+    def broken(*_: object) -> Iterator[Check]:
         raise RuntimeError("no such file")
         yield
 
-    monkeypatch.setattr(doctor, "_memory", broken)
+    monkeypatch.setattr(doctor, f"_{name}", broken)
     checks = doctor.examine()
     assert not doctor.is_ready(checks)
-    assert [check.found for check in checks if check.status == "missing"] == [
-        "could not be looked at: RuntimeError: no such file"
+    assert [(check.name, check.found) for check in checks if check.status == "missing"] == [
+        (name, "could not be looked at: RuntimeError: no such file")
     ]
-    assert {"python", "disk", "allocator"} <= {check.name for check in checks}
+    assert {"python", "threads", "allocator"} <= {check.name for check in checks}
 
 
 @pytest.mark.parametrize("value, status", [("", "ok"), ("1", "ok"), ("9999", "advice"), ("many", "missing")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
 import random
 import socket
 import subprocess
@@ -350,6 +351,15 @@ def test_busy_server_names_its_time(server: Server, entry: CatalogueEntry, run: 
     assert any("429" in message for message in run.messages)
 
 
+def test_numbers_in_headers_are_decimal_or_none(server: Server, entry: CatalogueEntry, run: Run) -> None:
+    # Latin-1 has digits that are no numbers
+    server.script = [
+        lambda handler: handler.answer(b"", status=429, headers={"Retry-After": "\xb2"}),
+        lambda handler: handler.answer(length=None, headers={"Content-Length": "\xb2"}),
+    ]
+    assert run(entry).read_bytes() == CONTENT
+
+
 def test_no_server(entry: CatalogueEntry, run: Run) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -512,6 +522,34 @@ def test_two_processes_fetch_one_file_once(server: Server, entry: CatalogueEntry
     assert run.output.read_bytes() == CONTENT
     assert len(server.requests) == 1
     assert any("another process is fetching it" in message for message in run.messages)
+
+
+def test_another_users_lock_is_waited_for(
+    server: Server, entry: CatalogueEntry, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = run.output.with_name(f".{run.output.name}.lock")
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    opened = os.open
+
+    def as_another_user(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if str(path) == str(lock) and flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", as_another_user)
+
+    def path_opened(path: Path, mode: str = "r", **named: Any) -> Any:
+        return open(path, mode, opener=as_another_user, **named)
+
+    monkeypatch.setattr(Path, "open", path_opened)
+    server.otherwise = lambda handler: (time.sleep(0.3), handler.answer())[0]
+    threads = [threading.Thread(target=run, args=(entry,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert run.output.read_bytes() == CONTENT and len(server.requests) == 1
 
 
 # ---- Google Drive: the real gdown, its address led to the local server ----

@@ -16,7 +16,9 @@ from neuron_specialization.config.recipe import Recipe
 from neuron_specialization.config.sections import Model, Training
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, TranslationError
-from neuron_specialization.export import export_system, read_symbols
+from neuron_specialization.export import export_system
+from neuron_specialization.exportable import read_symbols
+from neuron_specialization.fairseq_models import read_dictionary
 from neuron_specialization.files import sha256_of
 from neuron_specialization.model_directory import find_models, read_provenance
 from neuron_specialization.translation import SearchOptions, Translator
@@ -382,6 +384,14 @@ def test_another_vocabulary(model: Path, trained_vocabulary: Path, tmp_path: Pat
         shutil.copy(trained_vocabulary / "dict.txt", other)
         (other / "spm.model").unlink()
         export_system(model, other, tmp_path / "models")
+
+
+def test_an_export_and_the_fairseq_engine_read_the_same_dictionary(tmp_path: Path) -> None:
+    (tmp_path / "dict.txt").write_text("a 1\nb 1\n", encoding="utf-8")
+    (tmp_path / "dict.de.txt").write_text("b 1\na 1\n", encoding="utf-8")
+    assert read_symbols(tmp_path, ["de"]) == read_dictionary(tmp_path, ["de"]).symbols
+    (tmp_path / "dict.txt").unlink()
+    assert read_symbols(tmp_path, ["de"]) == read_dictionary(tmp_path, ["de"]).symbols
 
 
 def test_unknown_language_and_quantisation(model: Path, trained_vocabulary: Path, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from neuron_specialization.checkpoints import allow_fairseq_globals, build_model, load_checkpoint
+from neuron_specialization.checkpoints import load_checkpoint
 from neuron_specialization.cli import cli
+from neuron_specialization.fairseq_models import build_model
 from neuron_specialization.files import sha256_of
+from neuron_specialization.safe_loading import allow_fairseq_globals
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 
 LANGUAGES = ["en", "de", "ru"]

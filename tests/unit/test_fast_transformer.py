@@ -234,6 +234,14 @@ def test_a_model_keeps_its_masks_whatever_it_starts_from() -> None:
         assert torch.equal(fc1.masks, other.masked_layers()[layer].masks)
 
 
+@pytest.mark.parametrize("implementation", ["fast", "stock"])
+def test_a_sentence_of_no_known_direction_is_refused(implementation: str) -> None:
+    model, dictionary = build(DIRECTIONS[:2], implementation=implementation)
+    source, lengths, previous, _ = batch(dictionary, ["en-de", "nl-en"])
+    with pytest.raises(MaskError, match=r"no mask for(.|\n)*en-de, de-en"):
+        model(source, lengths, previous)
+
+
 def test_missing_or_foreign_masks_are_refused() -> None:
     model, _ = build(DIRECTIONS)
     masks = random_masks(model)
@@ -246,9 +254,27 @@ def test_missing_or_foreign_masks_are_refused() -> None:
         model.set_direction("fr-en")
 
 
-def test_uncovered_architecture_runs_on_fairseq_code() -> None:
-    model, _ = build([], decoder_normalize_before=False)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("encoder_normalize_before", False),
+        ("decoder_normalize_before", False),
+        ("activation_fn", "gelu"),
+        ("layernorm_embedding", True),
+        ("no_token_positional_embeddings", True),
+        ("encoder_layerdrop", 0.1),
+        ("decoder_layerdrop", 0.1),
+        ("no_cross_attention", True),
+        ("cross_self_attention", True),
+        ("no_decoder_final_norm", True),
+        ("relu_dropout", 0.1),
+        ("decoder_output_dim", 8),
+    ],
+)
+def test_uncovered_architecture_runs_on_fairseq_code(setting: str, value: object) -> None:
+    model, _ = build([], **{setting: value})
     assert model.implementation == "stock"
+    assert build([])[0].implementation == "fast"
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -135,6 +135,14 @@ def test_equal_masks_are_one_part() -> None:
     assert [(part.start, part.stop) for part in parts] == [(0, 50), (50, 60)]
     assert parts[0].neurons is layer.neurons(layer.mask_of[1])
     assert layer.union.weighted == 20 and layer.union.count == 32
+    assert layer.union.index is not None
+    within = torch.zeros(3, 64).index_copy_(1, layer.union.index, layer.union_rows)
+    assert torch.equal(within.bool(), masks)
+    # of a union that is nearly all, all are computed
+    masks[2, 5:62] = True
+    layer = MaskTable(masks, torch.float32)
+    assert layer.union.index is None and layer.union.count == 64
+    assert torch.equal(layer.union_rows.bool(), masks)
     # a batch of directions with one mask is a batch of one direction
     assert choose(layer, groups[:2], 10, 8, bfloat16=False) == layer.merged(groups[:2], 10)
 

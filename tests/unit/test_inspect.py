@@ -19,8 +19,9 @@ LAYERS = ("encoder.layers.0", "decoder.layers.0")
 @pytest.fixture
 def masks(tmp_path: Path) -> Path:
     path = tmp_path / "en-de.safetensors"
+    letters = {letter: letter for letter in "qwertyuiop"}
     kept = np.array([True] * 6 + [False] * 2)
-    write_masks(path, {LAYERS[0]: kept, LAYERS[1]: ~kept}, {"direction": "en-de", "k": "95.0"})
+    write_masks(path, {LAYERS[0]: kept, LAYERS[1]: ~kept}, {"direction": "en-de", "k": "95.0", **letters})
     return path
 
 
@@ -50,6 +51,7 @@ def test_masks(masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(printed(capsys, "masks", str(masks), "--json"))
     assert found["all"] == {"neurons": 16, "kept": 8, "share": 0.5}
     assert found["metadata"]["direction"] == "en-de"
+    assert list(found["metadata"]) == sorted(found["metadata"])
 
 
 def test_activations(activations: Path, capsys: pytest.CaptureFixture[str]) -> None:

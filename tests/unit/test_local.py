@@ -9,6 +9,7 @@ import pytest
 
 from neuron_specialization.config import load_config
 from neuron_specialization.corpora.local import check_local, read_local
+from neuron_specialization.corpora.local import local_files as files_of
 from neuron_specialization.corpora.spec import corpus_spec_of
 from neuron_specialization.errors import CorpusError
 from tests.fakes.corpora import local_files, write_text
@@ -26,12 +27,12 @@ def test_complete_folder(tmp_path: Path) -> None:
     files = local_files()
     write_text(tmp_path, files)
     text = read_local(tmp_path, PAIRS)
-    assert {split: [len(pair) for pair in pairs.values()] for split, pairs in text.splits.items()} == {
+    assert {split: [len(pair) for pair in pairs.values()] for split, pairs in text.items()} == {
         "train": [200, 200],
         "valid": [5, 5],
         "heldout": [6, 6],
     }
-    assert text.splits["heldout"]["en-ru"][0] == (files["test.en-ru.en"][0], files["test.en-ru.ru"][0])
+    assert text["heldout"]["en-ru"][0] == (files["test.en-ru.en"][0], files["test.en-ru.ru"][0])
 
 
 def test_either_order_of_the_pair_and_gzip(tmp_path: Path) -> None:
@@ -42,7 +43,15 @@ def test_either_order_of_the_pair_and_gzip(tmp_path: Path) -> None:
     plain.unlink()
     text = read_local(tmp_path, PAIRS)
     # the first side is the alphabetically first language, however the file is called
-    assert text.splits["train"]["de-en"][3] == (files["train.en-de.de"][3], files["train.en-de.en"][3])
+    assert text["train"]["de-en"][3] == (files["train.en-de.de"][3], files["train.en-de.en"][3])
+
+
+def test_the_files_of_the_pairs_are_listed_and_no_others(tmp_path: Path) -> None:
+    write_text(tmp_path, local_files())
+    (tmp_path / "test.en-ru.en").rename(tmp_path / "test.en-ru.en.gz")
+    write_text(tmp_path, {"test.de-ru.de": ["a"], "test.de-ru.ru": ["b"], "test.de-nl.nl": ["c"]})
+    listed = {path.name for path in files_of(tmp_path, PAIRS, ["de-ru"])}
+    assert listed == {path.name for path in tmp_path.iterdir()} - {"test.de-nl.nl"}
 
 
 def test_valid_and_test_keep_every_line_but_are_normalised(tmp_path: Path) -> None:
@@ -50,7 +59,7 @@ def test_valid_and_test_keep_every_line_but_are_normalised(tmp_path: Path) -> No
     files["test.de-en.de"][:3] = ["Zeile\u2028zwei  ", "doppelt", "doppelt"]
     files["test.de-en.en"][:3] = ["Line two", "twice", "twice"]
     write_text(tmp_path, files)
-    heldout = read_local(tmp_path, PAIRS).splits["heldout"]["de-en"]
+    heldout = read_local(tmp_path, PAIRS)["heldout"]["de-en"]
     assert heldout[:3] == [("Zeile zwei", "Line two"), ("doppelt", "twice"), ("doppelt", "twice")]
     assert len(heldout) == 6
 

@@ -313,6 +313,13 @@ def test_a_model_of_another_direction_is_refused(models: Path) -> None:
         make_masks(spec({"method": "magnitude", "keep": 25}, directions=["en-nl"]), Origins(models=models))
 
 
+def test_activations_of_another_direction_are_refused(activations: Path) -> None:
+    name, other = DIRECTIONS[:2]
+    (activations / f"{name}.safetensors").replace(activations / f"{other}.safetensors")
+    with pytest.raises(MaskError, match=f"the activations are of {name}, not of {other}"):
+        make_masks(spec({"k": 80}, directions=[other]), Origins(activations))
+
+
 def test_the_command(activations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = spec({"k": 80, "sides": "encoder"}).model_dump_json()
     output = tmp_path / "out"

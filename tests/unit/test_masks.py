@@ -116,6 +116,11 @@ def test_k_out_of_range_is_refused(k: float) -> None:
         select(np.ones(4, dtype=np.int64), k)
 
 
+def test_an_unknown_tie_break_is_refused() -> None:
+    with pytest.raises(MaskError, match="tie_break is index or torch-sort, not 'first'"):
+        select(np.ones(4, dtype=np.int64), 95, "first")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
@@ -289,6 +294,13 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(tmp_path: Path, kind: str)
     hostile(path, kind)
     with pytest.raises(MaskError, match=r"de-en\.safetensors"):
         read_masks(path)
+
+
+@pytest.mark.parametrize("mask", [np.ones((2, 2), dtype=np.bool_), np.ones(2, dtype=np.uint8)])
+def test_what_is_no_vector_of_bools_is_not_written(tmp_path: Path, mask: np.ndarray) -> None:
+    for packed in (False, True):
+        with pytest.raises(MaskError, match=r"a mask is bool\[d_ff\]"):
+            write_masks(tmp_path / "de-en.safetensors", {"encoder.layers.0": mask}, {}, packed=packed)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

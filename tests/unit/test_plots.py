@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,17 @@ import numpy as np
 import pytest
 
 from neuron_specialization.activations import Counts, write_activations
-from neuron_specialization.activity_plots import selectivity
+from neuron_specialization.activity_plots import plot_activity, plot_neurons, selectivity
 from neuron_specialization.cli import main
 from neuron_specialization.errors import MaskError, TrainingError
 from neuron_specialization.mask_plots import layer_label, plot_masks
 from neuron_specialization.masks import LayerMasks
 from neuron_specialization.overlap import overlap
 from neuron_specialization.perplexity_plots import read_curves
-from neuron_specialization.plots import plot_training
+from neuron_specialization.plots import mark_of, plot_training, style_of
 from neuron_specialization.score_plots import SweepPoint, plot_deltas, plot_sweep
 from neuron_specialization.structure_plots import plot_clusters, plot_sharing
-from neuron_specialization.tables import DirectionGroup
+from neuron_specialization.tables import ALL, DirectionGroup
 from neuron_specialization.training_curves import read_runs
 from tests.unit.test_report_scores import DIRECTIONS, comparison
 
@@ -77,6 +79,40 @@ def test_training_figure(training: Path, tmp_path: Path) -> None:
     assert {"baseline", "ns", "other", "updates", "bits per target token"} <= set(texts)
 
 
+def long_training(folder: Path, systems: int, seeds: tuple[str, ...]) -> Path:
+    """Trainings of many systems and seeds, each validated 600 times."""
+    lines = [
+        json.dumps({"kind": "valid", "update": update, "loss": 5.0, "nll": 9 / update})
+        for update in range(500, 300_500, 500)
+    ]
+    for name in (f"s{number}{seed}" for number in range(systems) for seed in seeds):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        facts = {"inputs": {}, "model_sha256": name, "updates": 300_000}
+        (folder / name / "model.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.parametrize("systems", [6, 16])
+def test_many_trainings_leave_room_for_their_curves(tmp_path: Path, systems: int) -> None:
+    folder = long_training(tmp_path / "training", systems, ("", "@223", "@224"))
+    svg = plot_training(read_runs(folder), tmp_path)[0]
+    # a system's seeds are one line of the legend
+    names = [text for text in texts_of(svg) if text.startswith("s")]
+    assert sorted(names) == sorted(f"s{number}" for number in range(systems))
+    content = svg.read_text(encoding="utf-8")
+    (box,) = re.findall(r'<g id="patch_2">\s*<path d="([^"]*)"', content)
+    heights = [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", box)]
+    assert max(heights) - min(heights) > 100  # points
+    # 600 marks would be one thick line
+    assert content.count("<use ") < 3 * systems * 60
+
+
+def test_no_two_lines_of_a_figure_look_alike() -> None:
+    for looks in (style_of, mark_of):
+        assert len({str(looks(number)) for number in range(16)}) == 16
+
+
 def test_equal_data_give_equal_files(training: Path, tmp_path: Path) -> None:
     first = plot_training(read_runs(training), tmp_path / "a")
     second = plot_training(read_runs(training), tmp_path / "b")
@@ -117,6 +153,15 @@ def test_mask_figures(tmp_path: Path, layers: int) -> None:
     assert any(text.startswith("X→en d1") for text in similarity)
     labels = [text for text in similarity if text in ("de", "es", "sv", "fr")]
     assert labels[:4] == ["de", "sv", "es", "fr"]
+
+
+def test_no_p_value_is_zero(tmp_path: Path) -> None:
+    content = selection(["de", "es", "sv", "fr"], 1)
+    for group in content["groups"].values():
+        for test in group["structure"]["tests"].values():
+            test["p"] = 1 / 10_001
+    texts = texts_of(plot_masks(content, "k95", tmp_path)[4])
+    assert sum("p < 0.001" in text for text in texts) == 4 and not any("0.000" in text for text in texts)
 
 
 def test_many_languages_are_labelled_by_branch(tmp_path: Path) -> None:
@@ -183,6 +228,18 @@ def test_activity_figures(tmp_path: Path) -> None:
     # the directions, ordered by branch, as they are in the data
     assert [text for text in neurons if text.startswith("en-")] == ["en-de", "en-sv", "en-es", "en-fr"]
     assert "en→X: 24 of 32 neurons" in neurons
+    (svg, _) = plot_neurons({}, selection(["de"], 1), "k95", tmp_path)
+    assert any("no two masks to compare" in text for text in texts_of(svg))
+
+
+def test_curves_of_wide_layers_are_no_finer_than_a_figure(tmp_path: Path) -> None:
+    content = {
+        "neurons": {"encoder.layers.0": 4096},
+        "directions": {"de-en": {"kept": {"encoder.layers.0": 1.0}}},
+    }
+    rates = {"de-en": {"encoder.layers.0": np.random.default_rng(0).random(4096)}}
+    svg, _ = plot_activity(rates, content, "k95", tmp_path)
+    assert svg.stat().st_size < 100_000
 
 
 def test_figures_of_score_differences(tmp_path: Path) -> None:
@@ -192,10 +249,38 @@ def test_figures_of_score_differences(tmp_path: Path) -> None:
     assert svg.name == "deltas-heldout-ns-continued.svg"
     assert {"high  en-de", "high  de-en", "mean en→X", "mean all", "Δ BLEU: ns − continued"} <= set(texts)
     assert any("500 segments a direction" in text for text in texts)
+    # directions may be listed in any order
+    mixed = [("en-de", "en→X"), ("de-en", "X→en"), ("en-nl", "en→X"), ("nl-en", "X→en")]
+    found = comparison(0.5, 0.01)
+    rows = [replace(row, direction=name) for name, _ in mixed for row in found.directions[:1]]
+    groups = [DirectionGroup(name, group, "high", "Germanic") for name, group in mixed]
+    texts = texts_of(plot_deltas(replace(found, directions=rows), groups, tmp_path)[0])
+    assert [text for text in texts if text.startswith(("high", "mean "))] == [
+        *("high  en-de", "high  en-nl", "mean en→X", "high  de-en", "high  nl-en", "mean X→en", "mean all")
+    ]
     content = selection(["de", "sv", "es"], 1)
     points = [SweepPoint(f"k{k}", k, content, [comparison(k / 100, 0.1)]) for k in (95, 70)]
     texts = texts_of(plot_sweep(points, tmp_path)[0])
     assert {"70", "95", "encoder", "decoder", "k, % of the activity", "BLEU", "en→X within"} <= set(texts)
+
+
+def test_of_hundreds_of_directions_the_means_are_drawn(tmp_path: Path) -> None:
+    found = comparison(0.5, 0.01)
+    codes = ["de", "nl", "sv", "da", "fr", "es", "it", "pt", "ru", "cs", "pl"]
+    names = [f"{one}-{other}" for one in codes for other in codes if one != other]
+    groups = [DirectionGroup(name, group, "high", "Germanic") for name, (group, _) in DIRECTIONS.items()]
+    groups += [DirectionGroup(name, "zero-shot", ALL, "mixed") for name in names]
+    found = replace(
+        found,
+        directions=[*found.directions, *(replace(found.directions[0], direction=name) for name in names)],
+        groups=[
+            *found.groups,
+            *(replace(found.groups[0], group="zero-shot", branch=b) for b in ("mixed", ALL)),
+        ],
+    )
+    texts = texts_of(plot_deltas(found, groups, tmp_path)[0])
+    assert {"high  en-de", "mean zero-shot, mixed", "mean zero-shot"} <= set(texts)
+    assert not set(names) & set(texts)
 
 
 def test_clusters_and_sharing_name_what_the_data_name(tmp_path: Path) -> None:

@@ -166,6 +166,11 @@ def test_other_arrangements_are_left_to_fairseq(pairs: dict, dictionary: Diction
     )
     wrap = {"pad": dictionary.pad(), "eos": dictionary.eos(), "single_direction": False}
     assert PackedPairs.wrap(ConcatDataset([untagged]), **wrap) is None
+    for padding in ({"left_pad_source": False, "left_pad_target": False}, {"left_pad_target": True}):
+        padded = LanguagePairDataset(
+            pair.src, pair.src.sizes, dictionary, pair.tgt, pair.tgt.sizes, dictionary, **padding
+        )
+        assert PackedPairs.wrap(ConcatDataset([padded]), **wrap) is None
     assert PackedPairs.wrap(ConcatDataset([pair], sample_ratios=[2]), **wrap) is None
     assert PackedPairs.wrap(pair, **wrap) is None
     assert PackedPairs.wrap(ConcatDataset([pair]), **wrap).collater([]) is None  # type: ignore[union-attr]

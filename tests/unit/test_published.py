@@ -156,6 +156,7 @@ def test_different_test_sets_are_refused(outputs: Path) -> None:
         ("system,direction,bleu\n", "lacks the column chrfpp"),
         ("system,direction,bleu,chrfpp\n", "is empty"),
         ("system,direction,bleu,chrfpp\nns,de-en,high,50\n", "line 2"),
+        ("system,direction,bleu,chrfpp\nns,de-en,,\n", "a line without a score"),
         ("system,direction,bleu,chrfpp\nns,de-en,1,2\nns,de-en,1,2\n", "listed twice"),
     ],
 )

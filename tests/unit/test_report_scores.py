@@ -103,6 +103,13 @@ def write_tables(folder: Path, missing: tuple[str, str] | None = None, more: Seq
     return folder
 
 
+def test_a_testset_without_a_score_keeps_the_notes_on_means(tmp_path: Path) -> None:
+    evaluation = read_evaluation(write_tables(tmp_path, more=["k70", "k80"]), [comparison()])
+    whole, bare = (score_tables(one)[0] for one in (evaluation, replace(evaluation, segments={})))
+    assert whole.caption == "BLEU on heldout: systems"
+    assert whole.notes == bare.notes and "A mean is given only" in bare.notes[-1]
+
+
 def tables_of(folder: Path, *comparisons: Comparison) -> list[Table]:
     return score_tables(read_evaluation(folder, comparisons))
 
@@ -165,7 +172,7 @@ def test_seeds_are_put_together(tmp_path: Path) -> None:
 def test_a_seed_without_a_score_leaves_a_gap_and_no_mean_of_the_others(tmp_path: Path) -> None:
     folder = write_tables(tmp_path)
     lines = (folder / "scores.csv").read_text(encoding="utf-8").splitlines()
-    further = [line.replace("ns,", "ns@223,", 1) for line in lines if line.startswith("ns,")]
+    further = [line.replace("ns,222,", "ns,223,", 1) for line in lines if line.startswith("ns,")]
     position = lines[0].split(",").index("bleu")
     cells = further[0].split(",")
     cells[position] = ""

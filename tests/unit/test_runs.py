@@ -20,7 +20,7 @@ from neuron_specialization.config import (
     selections_by_run,
     systems_by_run,
 )
-from neuron_specialization.config.comparisons import comparisons, control_of, main_comparisons
+from neuron_specialization.config.comparisons import comparisons, control_of, main_comparisons, sweep
 from neuron_specialization.errors import ConfigError
 
 MASKS: dict[str, Any] = {
@@ -173,6 +173,38 @@ def test_a_system_may_have_fewer_seeds_and_controls_of_its_own() -> None:
         ("once", "continued"),
         ("single", "control"),
         ("single", "ns"),
+    ]
+
+
+def test_the_common_control_is_the_one_that_the_report_names() -> None:
+    assert control_of(config()) == "continued"
+    named = config(report={"compare_to": "random"})
+    assert control_of(named) == control_of(named, "lass") == "random"
+    assert ("lass", "random") in main_comparisons(named)
+    without = config(systems={"baseline": {}, "lass": {"from": "baseline", "masks": "lass"}})
+    assert control_of(without) == "baseline"
+    with pytest.raises(ConfigError, match=r"report\.compare_to: no system is called 'nobody'"):
+        config(report={"compare_to": "nobody"})
+
+
+def test_a_sweep_is_over_systems_that_differ_in_k_only() -> None:
+    masks: dict[str, Any] = {f"k{k}": {"k": k} for k in (95, 50, 80, 70, 60, 90)}
+    masks |= {"side": {"k": 40, "sides": "encoder"}, "two": {"k": {"encoder": 30, "decoder": 35}}}
+    masks["random"] = {"method": "random", "like": "k95"}
+    systems: dict[str, Any] = {"baseline": {}, "continued": {"from": "baseline", "masks": "k60"}}
+    for name in ("k95", "k50", "side", "two", "random"):
+        systems[name] = {"from": "baseline", "masks": name}
+    del systems["k50"]
+    assert sweep(config(masks=masks, systems=systems)) == []
+    systems |= {
+        "again": {"from": "baseline", "masks": "k95"},
+        "k80": {"from": "baseline", "masks": "k80"},
+        "longer": {"from": "baseline", "masks": "k70", "training": {"max_updates": 41}},
+        "released": {"checkpoint": "model.pt", "from": "baseline", "masks": "k90"},
+    }
+    assert sweep(config(masks=masks, systems=systems)) == [
+        ("k80", 80.0, "k80"),
+        ("k95", 95.0, "k95"),
     ]
 
 

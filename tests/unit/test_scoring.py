@@ -79,6 +79,20 @@ def test_interval_follows_confidence_and_seed() -> None:
     assert interval(0.95, 1) != interval(0.95, 2)
 
 
+@pytest.mark.parametrize(
+    ("samples", "confidence", "told"),
+    [
+        (1, 0.95, "1 bootstrap resamples"),
+        (-1, 0.95, "-1 bootstrap"),
+        (9, 0.0, "0.0 is not"),
+        (9, 1.0, "1.0 is"),
+    ],
+)
+def test_intervals_that_cannot_be_are_refused(samples: int, confidence: float, told: str) -> None:
+    with pytest.raises(ScoringError, match=told):
+        scoring.Bootstrap(samples, confidence)
+
+
 def test_no_interval_without_resamples() -> None:
     hypotheses, references = corpus(5)
     result = scoring.score_texts(

@@ -18,11 +18,13 @@ from neuron_specialization.cli import main
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting.answer import answer
 from neuron_specialization.significance import (
+    LEVEL,
     PairedFiles,
     Settings,
     bootstrap_p_value,
     compare,
     compare_direction,
+    enough,
     holm,
     interval,
     read_comparison,
@@ -108,9 +110,21 @@ def test_holm_keeps_order_and_never_helps(p_values: list[float]) -> None:
     assert [c for _, c in pairs] == sorted(c for _, c in pairs)
 
 
+@pytest.mark.parametrize("directions", [1, 18, 50, 51, 60, 199, 200, 500, 870, 2000])
+def test_a_difference_in_one_of_many_directions_can_be_found(directions: int) -> None:
+    for drawn, most in ((1000, 50), (10_000, 500)):
+        made = enough(drawn, directions)
+        smallest = holm([1 / (made + 1)] + [1.0] * (directions - 1))[0]
+        assert smallest < LEVEL
+        # what was enough stays as it was: the same draws, the same p-values
+        assert (made == drawn) == (directions <= most)
+        assert made >= drawn and made <= max(drawn, 20_000, 20 * directions)
+    assert (enough(1000, 60), enough(1000, 870), enough(1000, 2000)) == (6000, 20_000, 40_000)
+
+
 def test_interval_and_p_value_of_a_bootstrap() -> None:
     values = [float(i) for i in range(-10, 190)]
-    assert interval(values, 0.95) == (-5.0, 184.0)
+    assert interval([*values[90:], *values[:90]], 0.95) == (-5.0, 184.0)  # in any order
     assert bootstrap_p_value(values) == pytest.approx(2 * 12 / 201)
     assert bootstrap_p_value([1.0] * 99) == pytest.approx(0.02)
     assert bootstrap_p_value([0.0] * 99) == 1.0
@@ -185,10 +199,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         [
             *("compare", "ns", "continued", "--translations", str(tmp_path / "translations")),
             *("--texts", str(tmp_path), "--testset", "heldout", "--groups", json.dumps(groups)),
-            *("--samples", "100", "--trials", "100", "--processes", "1", "--output", str(output)),
+            *("--samples", "30", "--trials", "100", "--processes", "1", "--output", str(output)),
         ]
     )
-    printed = capsys.readouterr().out
+    printed, warned = capsys.readouterr()
+    assert "with --samples 30 no direction can be significant" in warned and "--trials" not in warned
     assert "BLEU, heldout: ns − continued" in printed and "better in 2" in printed
     written = json.loads(output.read_text(encoding="utf-8"))
     assert (written["system"], written["control"], written["testset"]) == ("ns", "continued", "heldout")

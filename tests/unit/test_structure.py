@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from neuron_specialization.structure import (
     SHARES,
+    FamilyTest,
     adjusted_rand,
     arrangements,
     cluster,
@@ -33,6 +34,7 @@ def test_exact_on_four_directions() -> None:
     assert (test.arrangements, test.exact, test.seed) == (6, True, None)
     assert test.difference == pytest.approx(0.4)
     assert test.p == pytest.approx(2 / 6)
+    assert family_test(blocks(BRANCHES), BRANCHES, permutations=6) == test
 
 
 def test_exact_against_the_structure() -> None:
@@ -62,12 +64,13 @@ def test_random_arrangements_agree_with_all() -> None:
     assert drawn == family_test(similarity, branches, permutations=1679, seed=3)
     # never zero, however clear
     clear = family_test(blocks(branches), branches, permutations=100)
-    assert clear.p is not None and clear.p >= 1 / 101
+    assert clear.p == 1 / 101
 
 
 @pytest.mark.parametrize("branches", [["a", "a"], ["a", "b"], ["a"], []])
 def test_nothing_to_test(branches: list[str]) -> None:
-    assert family_test(np.ones((len(branches), len(branches))), branches).p is None
+    test = family_test(np.ones((len(branches), len(branches))), branches)
+    assert test == FamilyTest(None, None, arrangements=0, exact=True, seed=None)
 
 
 def test_adjusted_rand() -> None:
@@ -77,6 +80,7 @@ def test_adjusted_rand() -> None:
     found = adjusted_rand([1, 1, 2, 2, 2, 3], ["a", "b", "b", "b", "c", "c"])
     assert found == pytest.approx((1 - 4 * 4 / 15) / (4 - 4 * 4 / 15))
     assert adjusted_rand([1, 1, 1], ["a", "a", "a"]) is None
+    assert adjusted_rand([1], ["a"]) is None
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.randoms())
@@ -94,22 +98,26 @@ def test_clustering_finds_the_branches() -> None:
     crossed = cluster(blocks(["a", "b", "a", "b"]), BRANCHES)
     assert crossed is not None and crossed.adjusted_rand == pytest.approx(-0.5)
     assert cluster(np.ones((2, 2)), BRANCHES[:2]) is None
+    alike = cluster(np.ones((3, 3)), BRANCHES[:3])  # no distances, so nothing that could correlate
+    assert alike is not None and alike.cophenetic is None
 
 
 def test_sharing_by_hand() -> None:
     masks = np.array(
         [
-            [1, 1, 1, 1, 0, 1, 0],
-            [1, 1, 0, 0, 0, 1, 0],
-            [1, 0, 0, 1, 0, 1, 1],
-            [1, 0, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 0, 1, 0, 0],
+            [1, 1, 0, 0, 0, 1, 0, 0],
+            [1, 0, 0, 1, 0, 1, 1, 0],
+            [1, 0, 0, 0, 0, 0, 0, 1],
         ],
         dtype=bool,
     )
     counts = sharing(masks, BRANCHES)
-    # neurons in turn: all; one branch; one direction; several branches; none; several branches; one direction
-    assert counts == {"all": 1, "several branches": 2, "one branch": 1, "one direction": 2, "none": 1}
+    # in turn: all; one branch; one direction; several branches; none; several branches; one direction twice
+    assert counts == {"all": 1, "several branches": 2, "one branch": 1, "one direction": 3, "none": 1}
     assert list(counts) == list(SHARES)
+    alone = sharing(np.eye(3, dtype=bool), ["a", "b", "c"])
+    assert alone == dict.fromkeys(SHARES, 0) | {"one direction": 3}
 
 
 def test_description_leaves_out_unknown_branches() -> None:

@@ -13,15 +13,10 @@ from rich.console import Console
 
 from neuron_specialization.cli import main
 from neuron_specialization.errors import NeuronSpecializationError, ScoringError
+from neuron_specialization.means import Means, summarise, summarise_directions
 from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
 from neuron_specialization.table_text import print_tables, write_summary_markdown
-from neuron_specialization.tables import (
-    DirectionGroup,
-    Mean,
-    read_scores,
-    summarise,
-    summarise_directions,
-)
+from neuron_specialization.tables import DirectionGroup, read_scores
 
 GROUPS = [
     DirectionGroup("en-de", "en→X", "high", "Germanic"),
@@ -71,15 +66,9 @@ def change(scores: Path) -> Callable[..., Path]:
     return changer
 
 
-def mean_of(means: list[Mean], system: str, group: str, tier: str = "all", metric: str = "bleu") -> Mean:
-    found = [
-        mean
-        for mean in means
-        if (mean.system, mean.group, mean.tier, mean.metric, mean.branch)
-        == (system, group, tier, metric, "all")
-    ]
-    assert len(found) == 1
-    return found[0]
+def mean_of(means: Means, system: str, group: str, tier: str = "all", metric: str = "bleu") -> dict:
+    (found,) = means.rows(system=system, group=group, tier=tier, metric=metric, branch="all")
+    return found
 
 
 def test_means_and_differences(scores: Path) -> None:
@@ -87,14 +76,17 @@ def test_means_and_differences(scores: Path) -> None:
     assert table.systems == ["baseline", "continued", "ns"]
     assert table.metrics == ["bleu", "chrf++"]
     means = summarise(table)
-    assert mean_of(means, "baseline", "en→X").mean == 11.0
-    assert mean_of(means, "baseline", "X→en").mean == 21.5
-    assert mean_of(means, "baseline", "all").mean == 16.25
-    assert mean_of(means, "baseline", "all", "low").mean == 17.5
-    assert mean_of(means, "ns", "X→en", metric="chrf++").mean == 49.0
-    assert mean_of(means, "ns", "all").deltas == {"continued": 2.0, "baseline": 3.0}
-    assert mean_of(means, "continued", "all").deltas == {"baseline": 1.0}
-    assert mean_of(means, "baseline", "all").deltas == {}
+    assert mean_of(means, "baseline", "en→X")["mean"] == 11.0
+    assert mean_of(means, "baseline", "X→en")["mean"] == 21.5
+    assert mean_of(means, "baseline", "all")["mean"] == 16.25
+    assert mean_of(means, "baseline", "all", "low")["mean"] == 17.5
+    assert mean_of(means, "ns", "X→en", metric="chrf++")["mean"] == 49.0
+    ns = mean_of(means, "ns", "all")
+    assert (ns["delta_continued"], ns["delta_baseline"]) == (2.0, 3.0)
+    continued = mean_of(means, "continued", "all")
+    # two systems are compared once, not with the sign turned
+    assert (continued["delta_continued"], continued["delta_baseline"]) == (None, 1.0)
+    assert means.pairs == [("continued", "baseline"), ("ns", "continued"), ("ns", "baseline")]
 
 
 def test_a_missing_score_is_refused_naming_it(scores: Path) -> None:
@@ -108,11 +100,11 @@ def test_a_shown_gap_never_makes_a_smaller_mean(scores: Path, tmp_path: Path) ->
     table = read_scores(scores, GROUPS, allow_missing=True)
     means = summarise(table)
     gap = mean_of(means, "ns", "en→X")
-    assert (gap.mean, gap.present, gap.expected) == (None, 1, 2)
-    assert gap.deltas == {"continued": None, "baseline": None}
-    assert mean_of(means, "ns", "all", "high").mean is None
-    assert mean_of(means, "ns", "en→X", "low").mean == 15.0
-    assert mean_of(means, "ns", "X→en").mean == 24.5
+    assert (gap["mean"], gap["directions"], gap["expected"]) == (None, 1, 2)
+    assert (gap["delta_continued"], gap["delta_baseline"]) == (None, None)
+    assert mean_of(means, "ns", "all", "high")["mean"] is None
+    assert mean_of(means, "ns", "en→X", "low")["mean"] == 15.0
+    assert mean_of(means, "ns", "X→en")["mean"] == 24.5
 
     write_scores_csv(tmp_path / "scores.csv", table)
     rows = {(r["system"], r["direction"]): r for r in csv.DictReader((tmp_path / "scores.csv").open())}
@@ -240,9 +232,9 @@ def test_a_metric_that_one_system_lacks_is_a_gap(scores: Path, change: Callable[
     table = read_scores(scores, GROUPS, allow_missing=True)
     assert table.metrics == ["bleu", "chrf++", "comet"]
     means = summarise(table)
-    assert mean_of(means, "ns", "X→en", "high", "comet").mean == 0.8
-    assert mean_of(means, "ns", "X→en", metric="comet").mean is None
-    assert mean_of(means, "baseline", "X→en", metric="comet").present == 0
+    assert mean_of(means, "ns", "X→en", "high", "comet")["mean"] == 0.8
+    assert mean_of(means, "ns", "X→en", metric="comet")["mean"] is None
+    assert mean_of(means, "baseline", "X→en", metric="comet")["directions"] == 0
 
 
 def add_systems(scores: Path, *names: str) -> None:
@@ -325,7 +317,7 @@ def test_both_readings_of_split_text_are_shown(
         )
     table = read_scores(scores, GROUPS)
     means = summarise(table)
-    assert mean_of(means, "ns", "X→en", "high").mean == 23.0
+    assert mean_of(means, "ns", "X→en", "high")["mean"] == 23.0
     write_scores_csv(tmp_path / "scores.csv", table)
     rows = {(r["system"], r["direction"]): r for r in csv.DictReader((tmp_path / "scores.csv").open())}
     assert (rows["ns", "de-en"]["bleu"], rows["ns", "de-en"]["bleu_alternative"]) == ("23.0000", "13.5000")
@@ -358,25 +350,24 @@ def test_seeds_give_means_and_deviations(seeds: Path) -> None:
     means = summarise(table)
     baseline, ns = mean_of(means, "baseline", "all"), mean_of(means, "ns", "all")
     # baseline: 16.25, 17.25, 18.25; ns: 19.25, 22.25, 22.25
-    assert (baseline.mean, baseline.sd, baseline.seeds) == (17.25, 1.0, 3)
-    assert ns.mean == pytest.approx(21.25) and ns.sd == pytest.approx(3**0.5)
+    assert (baseline["mean"], baseline["sd"], baseline["seeds"]) == (17.25, 1.0, 3)
+    assert ns["mean"] == pytest.approx(21.25) and ns["sd"] == pytest.approx(3**0.5)
     # seed by seed: 3, 5, 4, which is no difference of deviations
-    assert ns.deltas["baseline"] == pytest.approx(4.0) and ns.delta_sds["baseline"] == pytest.approx(1.0)
+    assert ns["delta_baseline"] == pytest.approx(4.0) and ns["delta_baseline_sd"] == pytest.approx(1.0)
     # the control was not trained here: its one run is compared with all of the other's
-    assert mean_of(means, "continued", "all").sd is None
-    assert ns.deltas["continued"] == pytest.approx(21.25 - 17.25)
-    by_direction = {
-        (direction, mean.system, mean.metric): mean for direction, mean in summarise_directions(table)
-    }
-    assert by_direction["en-de", "ns", "bleu"].mean == pytest.approx(15.0)
-    assert by_direction["en-de", "ns", "chrf++"].sd == pytest.approx(2 * 3**0.5)
+    assert mean_of(means, "continued", "all")["sd"] is None
+    assert ns["delta_continued"] == pytest.approx(21.25 - 17.25)
+    directions = summarise_directions(table)
+    assert [row["mean"] for row in directions.rows(direction="en-de", system="ns")] == pytest.approx([15, 30])
+    (chrf,) = directions.rows(direction="en-de", system="ns", metric="chrf++")
+    assert chrf["sd"] == pytest.approx(2 * 3**0.5)
 
 
 def test_a_system_with_fewer_seeds_is_compared_under_those_it_has(seeds: Path) -> None:
     ns = mean_of(summarise(read_scores(seeds, GROUPS, seed=222)), "ns", "all")
     # under seed 222, which both have: 19.25 and 17.25; not 21.25, the mean over all seeds
-    assert ns.mean == pytest.approx(21.25) and ns.deltas["continued"] == pytest.approx(2.0)
-    assert ns.delta_sds["continued"] is None
+    assert ns["mean"] == pytest.approx(21.25) and ns["delta_continued"] == pytest.approx(2.0)
+    assert ns["delta_continued_sd"] is None
 
 
 def test_seeds_in_the_files(seeds: Path, tmp_path: Path) -> None:
@@ -405,4 +396,10 @@ def test_a_gap_under_one_seed_is_a_gap(seeds: Path) -> None:
     with pytest.raises(ScoringError, match="ns@223/heldout/en-de"):
         read_scores(seeds, GROUPS)
     ns = mean_of(summarise(read_scores(seeds, GROUPS, allow_missing=True)), "ns", "all")
-    assert (ns.mean, ns.sd, ns.present, ns.expected, ns.deltas["baseline"]) == (None, None, 3, 4, None)
+    assert (ns["mean"], ns["sd"], ns["directions"], ns["expected"], ns["delta_baseline"]) == (
+        None,
+        None,
+        3,
+        4,
+        None,
+    )

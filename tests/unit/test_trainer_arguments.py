@@ -12,7 +12,6 @@ from neuron_specialization.errors import TrainingError
 from neuron_specialization.trainer_arguments import (
     PLUGIN,
     Resources,
-    data_path,
     log_interval,
     process_arguments,
     trainer_arguments,
@@ -274,8 +273,8 @@ def test_what_cannot_run_is_refused_by_key(key: str, settings: dict[str, Any]) -
 
 
 def test_shards_are_one_path() -> None:
-    assert data_path(Path("d"), 3) == "d/shard0:d/shard1:d/shard2"
-    assert data_path(Path("d"), 1) == "d"
+    assert arguments(recipe(shards=3))[0] == "data/shard0:data/shard1:data/shard2"
+    assert arguments(recipe())[0] == "data"
 
 
 def test_log_interval() -> None:

@@ -33,7 +33,7 @@ from neuron_specialization.errors import TrainingError
 from neuron_specialization.files import sha256_of
 from neuron_specialization.masks import write_masks
 from neuron_specialization.progress import MetricsFile, Record
-from neuron_specialization.resume import fit_to_processes
+from neuron_specialization.resume import ResumePoint, fit_to_processes, newest_saved, prepare_resume
 from neuron_specialization.safe_loading import read_state
 from tests.fakes import checkpoints as fake
 
@@ -397,6 +397,8 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(trainings: Trainings
     assert "going back to checkpoint_1_30.pt, update 30" in text
     assert trainings.records("resumed_at") == [0, 30]
     assert trainings.updates("train") == list(range(1, 61))
+    finished = json.loads((trainings.folder / "finished.json").read_text())
+    assert finished == {"updates": 60, "stopped_early": False}
     # kept while it may be looked at, not for ever
     assert not (trainings.folder / "checkpoint_last.pt.damaged").exists()
 
@@ -412,6 +414,26 @@ def test_never_from_zero_in_silence(trainings: Trainings, tmp_path: Path) -> Non
         assert "no checkpoint of this run can be read" in text
         assert f"rm -r {trainings.folder}" in text
     assert trainings.records("resumed_at") == [0]
+
+
+def test_only_an_empty_folder_is_a_start_from_zero(tmp_path: Path) -> None:
+    said = list[str]()
+    for unfinished in ("checkpoint_1_20.pt.tmp", "crash.pt"):
+        (tmp_path / unfinished).write_bytes(b"cut short")
+    assert prepare_resume(tmp_path, said.append) is None
+    assert newest_saved(tmp_path) == 0 and list(tmp_path.iterdir()) == []
+    last = tmp_path / "checkpoint_last.pt"
+    torch.save(fake.training_state(20), tmp_path / "checkpoint_1_20.pt")
+    assert newest_saved(tmp_path) == 0  # the last one is missing
+    # and is made again from the one before
+    assert prepare_resume(tmp_path, said.append) == ResumePoint(last, 20)
+    assert len(said) == 1 and "going back to checkpoint_1_20.pt" in said[0]
+    assert newest_saved(tmp_path) == 20
+    (tmp_path / "checkpoint_1_20.pt").unlink()
+    assert newest_saved(tmp_path) == 0  # of the last one the name does not tell
+    last.rename(tmp_path / "checkpoint_last.pt.damaged")
+    with pytest.raises(TrainingError, match="no checkpoint of this run can be read"):
+        prepare_resume(tmp_path, said.append)
 
 
 def state_of(processes: int, iterations: int) -> dict[str, Any]:
@@ -705,7 +727,7 @@ def test_a_full_disk(trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> N
         patched.setattr(MetricsFile, "add", full)
         code, text = trainings.run(FAKE_SECONDS_PER_UPDATE=0.01)
     assert code == 1
-    assert "No space left on device" in text
+    assert "No space left on device" in text and "likely cause: the disk is full" in text
     (pid,) = trainings.records("pid")
     assert not alive(pid)
     assert trainings.run()[0] == 0
@@ -723,5 +745,5 @@ def test_a_folder_that_cannot_be_written(trainings: Trainings, tmp_path: Path) -
     (tmp_path / "training").write_text("a file where a folder should be")
     code, text = trainings.run()
     assert code == 1
-    assert "cannot be read or written" in text
+    assert "cannot be read or written" in text and "disk is full" not in text
     assert "Traceback" not in text

@@ -81,6 +81,15 @@ def test_changed_text_is_taken_in_again(tmp_path: Path, text: Path) -> None:
     assert run(tmp_path, text).jobs["corpus"] == 1
 
 
+def test_text_of_a_language_that_is_not_listed_changes_nothing(tmp_path: Path, text: Path) -> None:
+    """A folder serves several experiments, and gets a further language before the configuration does."""
+    assert run(tmp_path, text).status == 0
+    for split in ("train", "valid", "test"):
+        for code in ("en", "nl"):
+            (text / f"{split}.en-nl.{code}").write_text(f"{sentence(1, code)}\n", encoding="utf-8")
+    assert run(tmp_path, text, "--dry-run").nothing_to_do
+
+
 def test_bad_text_is_refused_with_file_and_line(tmp_path: Path, text: Path) -> None:
     (text / "valid.en-de.de").write_bytes(b"gut\nM\xfcll\n")
     (text / "test.de-en.en").unlink()

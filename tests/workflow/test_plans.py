@@ -9,6 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,12 @@ def test_shipped_configurations_plan(name: str, tmp_path: Path) -> None:
     assert plan.jobs["tables"] == 1
     # of the processor: a busy machine is no failure
     assert seconds < 10
+
+
+def test_of_many_directions_single_ones_can_be_significant(tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path, config=REPOSITORY / "configs/ec30.yaml")
+    plan = workflow.plan("--printshellcmds", "--", "results/ec30/comparisons/flores200/ns-baseline.json")
+    assert re.findall(r"--samples (\d+) +--trials (\d+)", plan.output) == [("6000", "10000")]
 
 
 def write_own_text(folder: Path, pairs: list[str]) -> None:
@@ -234,10 +242,33 @@ def test_bad_configurations_are_refused(smoke: Workflow, overrides: dict[str, An
     assert not (smoke.folder / "results").exists()
 
 
+def test_a_key_that_stands_twice_is_refused(smoke: Workflow) -> None:
+    twice = smoke.folder / "twice.yaml"
+    twice.write_text((REPOSITORY / "configs/smoke.yaml").read_text() + "training: {dropout: 0.2}\n")
+    plan = replace(smoke, config=twice).plan()
+    assert plan.status != 0 and re.search(
+        r"training: in line \d+ and in line \d+\n  where: twice.yaml", plan.output
+    )
+
+
 def test_a_likely_slip_is_told_and_not_refused(smoke: Workflow) -> None:
     plan = smoke.plan(overrides={"masks": {"k95": {"k": 0.95}}})
     assert plan.status == 0
     assert "warning: masks.k95.k is 0.95, in percent" in plan.output
+
+
+@pytest.mark.skipif(find_spec("MeCab") is not None, reason="the tokenizer for Japanese is installed")
+def test_a_metric_that_cannot_be_computed_is_told_before_anything_trains(smoke: Workflow) -> None:
+    japanese = {"languages": ["en", "de", "ja"], "tiers": {"low": ["ja"]}}
+    plan = smoke.plan(overrides=japanese)
+    assert plan.status == 0
+    assert "warning: BLEU for en-ja needs a tokenizer" in plan.output and "sacrebleu[ja]" in plan.output
+    assert "needs a tokenizer" not in smoke.plan().output
+
+
+def test_more_cores_than_there_are_is_told(smoke: Workflow) -> None:
+    assert "warning: --cores 9999, and this machine has" in smoke.plan("--cores", "9999").output
+    assert "warning" not in smoke.plan("--cores", "all").output
 
 
 def test_several_problems_are_told_at_once(smoke: Workflow) -> None:
@@ -334,6 +365,8 @@ def test_cluster_profiles_ask_for_gpus_time_and_memory(
     assert re.search(rf"\bruntime={minutes}\b", shown["train_baseline"])
     assert re.search(r"\bruntime=60\b", shown["translate"])
     assert "device=cuda" in shown["activations"] and "device=cpu" in shown["translate"]
+    # of the paper's size every thread's batch takes more than a gigabyte
+    assert re.search(rf"\bmem_mb={12000 if profile == 'ec30' else 4000}\b", shown["translate"])
 
 
 def test_a_cluster_has_no_number_of_cores() -> None:

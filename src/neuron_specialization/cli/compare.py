@@ -12,7 +12,7 @@ from neuron_specialization.cli.report import parse_groups
 from neuron_specialization.directions import Direction
 from neuron_specialization.files import write_json
 from neuron_specialization.scoring import BOOTSTRAP_SEED, label
-from neuron_specialization.significance import Comparison, PairedFiles, Settings
+from neuron_specialization.significance import Comparison, PairedFiles, Settings, enough
 from neuron_specialization.significance import compare as compare_systems
 
 
@@ -66,11 +66,20 @@ def compare(
         for row in rows
     ]
     settings = Settings(tuple(metrics), samples, trials, confidence, seed, detokenizer)
+    for option, drawn in (("samples", samples), ("trials", trials)):
+        needed = enough(drawn, len(rows))
+        if needed > drawn:
+            click.echo(
+                f"warning: with --{option} {drawn} no direction can be significant: the smallest p-value is"
+                f" {1 / (drawn + 1):.1g}, which Holm's correction multiplies by {len(rows)} directions;"
+                f" --{option} {needed}",
+                err=True,
+            )
     with click.progressbar(length=len(files), label="comparing", file=sys.stderr) as bar:
         result = compare_systems(
             *(system, control, testset, files, rows, settings),
             processes=processes,
-            progress=lambda done, _: bar.update(1),
+            progress=bar.update,
         )
     if output is not None:
         write_json(output, result.as_json())

@@ -8,17 +8,15 @@ from typing import Any
 
 import click
 
-from neuron_specialization.cli.options import direction_list, name_list
+from neuron_specialization.cli.options import PATH, direction_list, name_list
 from neuron_specialization.cli.printing import print_table
 from neuron_specialization.config import parse_spec
 from neuron_specialization.directions import Direction
 
-_EXISTING = click.Path(path_type=Path)
-
 
 @click.command()
 @click.argument("name")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option("--output", type=PATH, required=True, help="The file to write.")
 @click.option("--mirror", metavar="DIR_OR_URL", help="Where to look first; empty: nowhere.")
 def fetch(name: str, output: Path, mirror: str | None) -> None:
     """Download NAME of data/catalogue.tsv and verify it."""
@@ -29,13 +27,11 @@ def fetch(name: str, output: Path, mirror: str | None) -> None:
 
 @click.command()
 @click.option("--source", type=click.Choice(["homeassistant", "local"]), required=True)
-@click.option(
-    "--input", "path", type=_EXISTING, required=True, help="The wheel, or the folder of plain text."
-)
+@click.option("--input", "path", type=PATH, required=True, help="The wheel, or the folder of plain text.")
 @click.option(
     "--spec", metavar="JSON", required=True, help="A CorpusSpec: languages, pairs, caps, sizes, cleaning."
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The corpus folder.")
+@click.option("--output", type=PATH, required=True, help="The corpus folder.")
 def corpus(source: Any, path: Path, spec: str, output: Path) -> None:
     """Extract, clean, hold out, decontaminate and cap the text of all language pairs."""
     from neuron_specialization.corpora.prepare import prepare_corpus
@@ -67,7 +63,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 @click.command()
 @click.option("--source", type=click.Choice(["flores200", "folder", "data-bin"]), required=True)
-@click.option("--input", "path", type=_EXISTING, required=True, help="The folder with the test set.")
+@click.option("--input", "path", type=PATH, required=True, help="The folder with the test set.")
 @click.option(
     "--splits",
     callback=name_list,
@@ -75,8 +71,8 @@ def _counted(counts: Mapping[str, int]) -> str:
     help="Comma-separated, put one after another in this order: dev,devtest.",
 )
 @click.option("--directions", callback=direction_list, required=True, help="What is translated: en-de,de-en.")
-@click.option("--corpus", type=_EXISTING, help="A corpus folder: count what is in its training text.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The test set's folder.")
+@click.option("--corpus", type=PATH, help="A corpus folder: count what is in its training text.")
+@click.option("--output", type=PATH, required=True, help="The test set's folder.")
 def testset(
     source: Any, path: Path, splits: list[str], directions: list[str], corpus: Path | None, output: Path
 ) -> None:
@@ -104,12 +100,12 @@ def testset(
 
 
 @click.command()
-@click.option("--corpus", "corpus_folder", type=_EXISTING, required=True, help="The corpus folder.")
+@click.option("--corpus", "corpus_folder", type=PATH, required=True, help="The corpus folder.")
 @click.option(
     "--spec", metavar="JSON", required=True, help="A VocabularySpec: size, model type, temperature."
 )
 @click.option("--seed", type=int, help="Overrides the spec's seed.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Gets spm.model and dict.txt.")
+@click.option("--output", type=PATH, required=True, help="Gets spm.model and dict.txt.")
 def vocabulary(corpus_folder: Path, spec: str, seed: int | None, output: Path) -> None:
     """Train the joint SentencePiece vocabulary on the training text."""
     from neuron_specialization.vocabulary import VocabularySpec, train_vocabulary
@@ -122,11 +118,9 @@ def vocabulary(corpus_folder: Path, spec: str, seed: int | None, output: Path) -
 
 
 @click.command()
-@click.option("--corpus", "corpus_folder", type=_EXISTING, required=True, help="The corpus folder.")
-@click.option(
-    "--vocabulary", "vocabulary_folder", type=_EXISTING, required=True, help="spm.model and dict.txt."
-)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The fairseq data-bin folder.")
+@click.option("--corpus", "corpus_folder", type=PATH, required=True, help="The corpus folder.")
+@click.option("--vocabulary", "vocabulary_folder", type=PATH, required=True, help="spm.model and dict.txt.")
+@click.option("--output", type=PATH, required=True, help="The fairseq data-bin folder.")
 def binarize(corpus_folder: Path, vocabulary_folder: Path, output: Path) -> None:
     """Encode all splits and pairs into fairseq's memory-mapped format."""
     from neuron_specialization.binarize import binarize_corpus

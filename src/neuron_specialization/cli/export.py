@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from neuron_specialization.cli.options import direction_list
+from neuron_specialization.cli.options import PATH, direction_list
 
 if TYPE_CHECKING:
     from neuron_specialization.bundle import Dtype
     from neuron_specialization.exportable import Reading
     from neuron_specialization.translation import InputFormat
-
-PATH = click.Path(path_type=Path)
 
 
 @click.command()

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from neuron_specialization.errors import first_few
+
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
@@ -26,6 +28,7 @@ def masks(file: Path, as_json: bool) -> None:
     from neuron_specialization.masks import read_masks
 
     found = read_masks(file)
+    metadata = _by_key(found.metadata)
     layers = {
         layer: {"neurons": width, "kept": found.neurons[layer], "share": found.kept[layer]}
         for layer, width in found.shapes.items()
@@ -33,9 +36,9 @@ def masks(file: Path, as_json: bool) -> None:
     neurons, kept = (sum(row[key] for row in layers.values()) for key in ("neurons", "kept"))
     total = {"neurons": neurons, "kept": kept, "share": kept / neurons}
     if as_json:
-        _print_json({"file": str(file), "metadata": dict(found.metadata), "layers": layers, "all": total})
+        _print_json({"file": str(file), "metadata": metadata, "layers": layers, "all": total})
         return
-    _print_facts(file, found.metadata)
+    _print_facts(file, metadata)
     rows = [
         [layer, f"{row['neurons']:,}", f"{row['kept']:,}", f"{row['share']:.1%}"]
         for layer, row in [*layers.items(), ("all", total)]
@@ -48,25 +51,22 @@ def masks(file: Path, as_json: bool) -> None:
 @_json
 def activations(file: Path, as_json: bool) -> None:
     """The counts of one direction: positions, dead neurons, how few neurons make up 95 % of the activity."""
-    import numpy as np
-
     from neuron_specialization.activations import read_activations
+    from neuron_specialization.masks import select
 
-    layers, metadata = read_activations(file)
+    layers, found = read_activations(file)
+    metadata = _by_key(found)
     positions = _positions(metadata)
     facts: dict[str, dict[str, Any]] = {}
     for layer, counts in layers.items():
-        ordered = np.sort(counts)[::-1]
-        total = int(ordered.sum())
+        total = int(counts.sum())
         of_side = positions.get(layer.partition(".")[0])
         facts[layer] = {
             "neurons": int(counts.size),
             "never_active": int((counts == 0).sum()),
-            "neurons_of_95_percent": int(np.searchsorted(np.cumsum(ordered), 0.95 * total) + 1)
-            if total
-            else 0,
+            "neurons_of_95_percent": int(select(counts, 95.0).sum()) if total else 0,
             "mean_rate": total / (counts.size * of_side) if of_side else None,
-            "highest_rate": int(ordered[0]) / of_side if of_side else None,
+            "highest_rate": int(counts.max()) / of_side if of_side else None,
         }
     if as_json:
         _print_json({"file": str(file), "metadata": metadata, "layers": facts})
@@ -145,6 +145,11 @@ def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def _by_key(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata by name: the safetensors library gives it in another order every time."""
+    return dict(sorted(metadata.items()))
+
+
 def _positions(metadata: Mapping[str, str]) -> dict[str, int]:
     """Side → positions, as far as the file tells."""
     try:
@@ -159,10 +164,7 @@ def _share(value: float | None) -> str:
 
 
 def _listed(names: Sequence[str], limit: int = 24) -> str | None:
-    if not names:
-        return None
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{len(names)}: {', '.join(names[:limit])}{more}"
+    return f"{len(names)}: {first_few(names, limit)}" if names else None
 
 
 def _print_json(value: Any) -> None:

@@ -89,7 +89,7 @@ def activations(
     if count_padding:
         # without padding the counts do not depend on it, and equal counts should be equal files
         metadata["max_tokens"] = str(max_tokens)
-    progress = Progress("activations", sum(text.positions for text in texts))
+    progress = Progress("activations", sum(sum(text.positions.values()) for text in texts))
     found: dict[str, Any] = {}
     for name, counts in count_activations(
         model,
@@ -258,7 +258,7 @@ class Progress:
         """Some more units are done."""
         self.done += units
         now = time.monotonic()
-        if now - self.shown < (0.2 if self.live else 10) or not self.done:
+        if now - self.shown < (0.2 if self.live else 10):
             return
         self.shown = now
         speed = self.done / (now - self.started)

@@ -13,6 +13,7 @@ from neuron_specialization.machine import usable_cores
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -21,7 +22,7 @@ def name_list(context: click.Context, parameter: click.Parameter, value: str | N
     """The callback of an option that takes a list: ``en, de`` → en and de; not given → an empty list.
 
     Raises:
-        click.BadParameter: a name is there twice, or an option that needs one has none.
+        click.BadParameter: a name is there twice, or the option is given without one.
     """
     names = [name.strip() for name in (value or "").split(",") if name.strip()]
     twice = sorted({name for name in names if names.count(name) > 1})

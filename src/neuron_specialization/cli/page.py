@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from neuron_specialization.errors import ConfigError
 from neuron_specialization.files import atomic_text
 
 
@@ -29,16 +27,11 @@ from neuron_specialization.files import atomic_text
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="HTML file.")
 def report(results: Path, settings: str, command: str, output: Path) -> None:
     """Write the report: one page with the answer, tables, figures and provenance, that loads nothing."""
-    from neuron_specialization.config import load_config, parse_config
+    from neuron_specialization.config import Config, load_config, parse_spec
     from neuron_specialization.reporting.page import build_page
 
-    if settings.lstrip().startswith("{"):
-        try:
-            config = parse_config(json.loads(settings))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--config is not valid JSON: {error}") from None
-    else:
-        config = load_config(settings)
+    as_json = settings.lstrip().startswith("{")
+    config = parse_spec(Config, settings, "configuration") if as_json else load_config(settings)
     page = build_page(results, config, command)
     with atomic_text(output) as handle:
         handle.write(page)

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import name_list
-
-PATH = click.Path(path_type=Path)
+from neuron_specialization.cli.options import PATH, name_list
 
 
 @click.command()

@@ -11,8 +11,9 @@ import click
 from neuron_specialization.cli.options import first_seed_option, groups_option, name_list
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.files import read_json
+from neuron_specialization.means import summarise, summarise_directions
 from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
-from neuron_specialization.tables import DirectionGroup, read_scores, summarise, summarise_directions
+from neuron_specialization.tables import DirectionGroup, read_scores
 
 
 def parse_groups(text: str) -> list[DirectionGroup]:
@@ -21,10 +22,8 @@ def parse_groups(text: str) -> list[DirectionGroup]:
     Raises:
         ConfigError: it is neither, or its rows are not direction, group, tier, branch.
     """
-    path = Path(text) if not text.lstrip().startswith("[") else None
     try:
-        rows = json.loads(text if path is None else path.read_text(encoding="utf-8"))
-        groups = [DirectionGroup(**row) for row in rows]
+        groups = [DirectionGroup(**row) for row in _json_list(text)]
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"--groups is not a list of directions: {error}",
@@ -33,6 +32,11 @@ def parse_groups(text: str) -> list[DirectionGroup]:
     if len({group.direction for group in groups}) != len(groups) or not groups:
         raise ConfigError("--groups lists no direction, or one twice")
     return groups
+
+
+def _json_list(text: str) -> Any:
+    """Read a list given as JSON, or as the path of a JSON file."""
+    return json.loads(text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8"))
 
 
 @click.command()
@@ -218,7 +222,6 @@ def _sweep_points(text: str) -> list[Any]:
     from neuron_specialization.significance import read_comparison
 
     try:
-        rows = json.loads(text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8"))
         return [
             SweepPoint(
                 row["system"],
@@ -226,7 +229,7 @@ def _sweep_points(text: str) -> list[Any]:
                 read_json(row["overlap"]),
                 [read_comparison(path) for path in row["comparisons"]],
             )
-            for row in rows
+            for row in _json_list(text)
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"--sweep is not a list of systems, their k and files: {error}") from None

@@ -16,7 +16,7 @@ from neuron_specialization.errors import ScoringError
 from neuron_specialization.files import write_json
 
 
-def print_score(result: dict[str, Any]) -> None:
+def _print_score(result: dict[str, Any]) -> None:
     """Print a score as a person reads it: value, interval, signature."""
     names = [str(result[key]) for key in ("system", "testset") if result[key]]
     click.echo(" ".join([*names, result["direction"], f"({result['segments']} segments)"]))
@@ -119,7 +119,7 @@ def score(
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        print_score(result)
+        _print_score(result)
 
 
 @click.command()
@@ -185,14 +185,7 @@ def published_table(
 def _score_with_progress(outputs: Path, processes: int | None) -> list[published.PublishedScore]:
     found = published.find_outputs(outputs)
     with click.progressbar(length=len(found), label="scoring", file=sys.stderr) as bar:
-        done = 0
-
-        def advance(count: int, _: int) -> None:
-            nonlocal done
-            bar.update(count - done)
-            done = count
-
-        return published.score_outputs(found, processes=processes, progress=advance)
+        return published.score_outputs(found, processes=processes, progress=bar.update)
 
 
 def _published_json(
@@ -220,7 +213,7 @@ def _published_json(
 def _print_directions(scores: list[published.PublishedScore]) -> None:
     for score in scores:
         name = f"{score.system} {score.direction}"
-        decimals = {"bleu": 1, "chrf++": 1, "comet": 4} if score.rounded else dict.fromkeys(score.values, 4)
+        decimals = published.RECORDED_DECIMALS if score.rounded else dict.fromkeys(score.values, 4)
         values = [f"{scoring.LABELS[m]} {value:.{decimals[m]}f}" for m, value in score.values.items()]
         click.echo(f"{name:<20} {'  '.join(values)}  {score.bleu_verbose}".rstrip())
     click.echo()

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import translator_options
+from neuron_specialization.cli.options import PATH, translator_options
 from neuron_specialization.errors import TranslationError
-
-PATH = click.Path(path_type=Path)
 
 
 @click.command()

@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from neuron_specialization.errors import TrainingError
+from neuron_specialization.errors import FileError
 
 
 @click.command()
@@ -78,12 +78,9 @@ def train(
             discard_unfinished=discard_unfinished,
         )
     except OSError as error:
-        raise TrainingError(
-            f"a file cannot be read or written: {error.strerror or error}",
-            where=error.filename or output,
-            cause="the disk is full or the folder is read-only",
-            hint="make room or grant access, then run the same command again: it resumes",
-        ) from None
+        # here, so that a broken pipe to the trainer is not taken for a reader of ours that went away
+        error.filename = error.filename or str(output)
+        raise FileError.of(error) from None
     if discard_checkpoints:
         shutil.rmtree(output / "checkpoints")
     loss = facts["valid_loss"]

@@ -13,7 +13,7 @@ from typing import IO, BinaryIO, Literal, cast
 
 import click
 
-from neuron_specialization.cli.options import translator_options
+from neuron_specialization.cli.options import PATH, translator_options
 from neuron_specialization.errors import CorpusError, TranslationError
 from neuron_specialization.files import atomic_text
 from neuron_specialization.translation import (
@@ -24,8 +24,6 @@ from neuron_specialization.translation import (
     translate_stream,
     write_translations,
 )
-
-PATH = click.Path(path_type=Path)
 
 
 @click.command()

@@ -5,7 +5,13 @@ Machine matters (threads, GPUs, memory, run time) are not here: they live in ``p
 """
 
 from neuron_specialization.config.experiment import Config
-from neuron_specialization.config.loading import load_config, parse_config, parse_recipe, parse_spec
+from neuron_specialization.config.loading import (
+    load_config,
+    parse_config,
+    parse_recipe,
+    parse_spec,
+    refuse_repeated_keys,
+)
 from neuron_specialization.config.mask_selections import (
     SELECTION_CLASSES,
     ActivationMasks,
@@ -78,6 +84,7 @@ __all__ = [
     "parse_recipe",
     "parse_spec",
     "recipe_of",
+    "refuse_repeated_keys",
     "run_name",
     "seed_of_run",
     "selections_by_run",

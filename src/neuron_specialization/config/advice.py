@@ -9,6 +9,9 @@ from pydantic import BaseModel
 from neuron_specialization.config.experiment import Config
 from neuron_specialization.config.mask_selections import ActivationMasks, MagnitudeMasks
 
+# Thai, Lao, Khmer, Burmese, Shan, Tibetan, Dzongkha: no spaces between words, and no tokenizer in sacrebleu
+_UNSPACED = {"th", "tha", "lo", "lao", "km", "khm", "my", "mya", "shn", "bo", "bod", "dz", "dzo"}
+
 
 def advice(config: Config) -> list[str]:
     """Return a sentence for each value that is most likely a slip."""
@@ -24,6 +27,13 @@ def advice(config: Config) -> list[str]:
                         f"{place} is {percent:g}, in percent: next to no neuron is kept;"
                         f" if a share was meant, write {100 * percent:g}"
                     )
+    targets = dict.fromkeys(direction.target for direction in config.scored_directions())
+    unspaced = [code for code in targets if code.split("_")[0] in _UNSPACED]
+    if unspaced and "bleu" in config.scoring.metrics and "spbleu" not in config.scoring.metrics:
+        found.append(
+            f"scoring.metrics: BLEU finds no words in {', '.join(unspaced)}, written without spaces: it is"
+            " near 0 whatever the translation; add spbleu, or go by chrF++"
+        )
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,7 @@ from neuron_specialization.config.sections import (
     Activations,
     Corpus,
     LanguageCode,
+    Mirror,
     Model,
     Name,
     Scoring,
@@ -26,12 +27,15 @@ from neuron_specialization.config.sections import (
     Seed,
     System,
     Testset,
+    Tiers,
     Training,
     Translation,
     Vocabulary,
+    each_once,
     in_catalogue,
 )
-from neuron_specialization.directions import ZERO_SHOT, Direction, branch_of, known_languages
+from neuron_specialization.directions import NO_TIER, ZERO_SHOT, Direction, branch_of, known_languages
+from neuron_specialization.errors import ConfigError
 
 
 class Config(Section):
@@ -46,10 +50,10 @@ class Config(Section):
     directions: list[str] | None = None
     # translated and scored, never trained: by way of the pivot, under a mask put together from two
     zero_shot: list[str] = Field(default=[])
-    tiers: dict[Name, list[LanguageCode]] | Literal["ec30"] = Field(default={})
+    tiers: Tiers = Field(default={})
     downloads: str = "downloads"
     # where files of the catalogue are looked for first, for all or by name: a folder, a file or a URL
-    mirror: str | dict[str, str] | None = None
+    mirror: Mirror | None = None
     corpus: Corpus = Corpus()
     vocabulary: Vocabulary = Vocabulary()
     model: Model = Model()
@@ -69,10 +73,7 @@ class Config(Section):
     def _unique_languages(cls, languages: list[str]) -> list[str]:
         if len(languages) < 2:
             raise ValueError("at least two languages are needed")
-        repeated = sorted({code for code in languages if languages.count(code) > 1})
-        if repeated:
-            raise ValueError(f"listed twice: {', '.join(repeated)}")
-        return languages
+        return each_once(languages)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -85,6 +86,8 @@ class Config(Section):
             raise ValueError("directions: is empty; remove the key for all pairs with the pivot")
         tiered: dict[str, str] = {}
         for tier, codes in self.tier_lists().items():
+            if tier in ("all", "mixed tiers"):
+                raise ValueError(f"tiers: {tier!r} has a meaning in the tables; give it another name")
             for code in codes:
                 if code not in self.languages:
                     raise ValueError(f"tiers.{tier}: {code!r} is not among languages")
@@ -110,7 +113,10 @@ class Config(Section):
         """The directions of a list, each once and between languages of ``languages:``."""
         directions: dict[Direction, None] = {}
         for text in texts:
-            direction = Direction.parse(text)
+            try:
+                direction = Direction.parse(text)
+            except ConfigError as error:
+                raise ValueError(f"{key}: {error.what}" + (f": {error.hint}" if error.hint else "")) from None
             if direction in directions:
                 raise ValueError(f"{key}: {text} is listed twice")
             for code in (direction.source, direction.target):
@@ -139,6 +145,8 @@ class Config(Section):
                 )
 
     def _check_testsets(self) -> None:
+        if not self.testsets:
+            raise ValueError("testsets: is empty")
         for name in self.corpus.keep_out:
             if name not in self.testsets or self.testsets[name].source not in ("flores200", "folder"):
                 raise ValueError(
@@ -179,11 +187,11 @@ class Config(Section):
                 )
             if system.masks is not None and system.masks not in self.masks:
                 raise ValueError(f"systems.{name}.masks: no selection is called {system.masks!r} in masks:")
-        masked = {system.init for system in self.systems.values() if system.masks}
+        masked = {system.init for system in self.systems.values() if system.masks and system.init}
         if len(masked) > 1:
             raise ValueError(
                 "systems: masks are made from one baseline, but those with masks: go on from "
-                f"{_listed(masked)}; give each baseline its own experiment"
+                f"{', '.join(sorted(masked))}; give each baseline its own experiment"
             )
 
     def _check_selections(self) -> None:
@@ -318,9 +326,11 @@ class Config(Section):
         return self.tiers
 
     def tier_of(self, direction: Direction) -> str:
-        """The tier of the direction's non-pivot language; ``all`` where no tiers are set."""
-        code = direction.target if direction.source == self.pivot else direction.source
-        return next((tier for tier, codes in self.tier_lists().items() if code in codes), "all")
+        """The tier of the direction's non-pivot language; ``all`` without tiers, ``no tier`` if in none."""
+        code = direction.other(self.pivot) or direction.source
+        tiers = self.tier_lists()
+        found = (tier for tier, codes in tiers.items() if code in codes)
+        return next(found, NO_TIER if any(tiers.values()) else "all")
 
     def train_cap(self, pair: str) -> int | None:
         """How many training segments a pair may keep; the smaller of its two languages' caps; None = all."""
@@ -374,7 +384,7 @@ class Config(Section):
     def groups(self) -> list[dict[str, str]]:
         """One row a scored direction: direction, group (en→X …), tier, branch of the non-pivot language.
 
-        A zero-shot direction has two such languages: where their tiers or branches differ, it has ``mixed``.
+        A zero-shot direction has two such languages: where they differ, ``mixed tiers``, ``mixed branches``.
         """
         rows = []
         for direction in self.scored_directions():
@@ -383,7 +393,7 @@ class Config(Section):
                     {"direction": str(direction), "group": ZERO_SHOT, **self._zero_shot_row(direction)}
                 )
                 continue
-            code = direction.target if direction.source == self.pivot else direction.source
+            code = direction.other(self.pivot) or direction.source
             rows.append(
                 {
                     "direction": str(direction),
@@ -400,10 +410,6 @@ class Config(Section):
         tiers = dict.fromkeys(self.tier_of(Direction(pivot, code)) for code in codes)
         branches = dict.fromkeys(branch_of(code) for code in codes)
         return {
-            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed",
-            "branch": next(iter(branches)) if len(branches) == 1 else "mixed",
+            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed tiers",
+            "branch": next(iter(branches)) if len(branches) == 1 else "mixed branches",
         }
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(sorted(str(name) for name in names))

@@ -19,14 +19,18 @@ _MAX_VALUES = 200_000
 _MAX_DEPTH = 40
 
 
-def parse_config(values: Mapping[str, Any]) -> Config:
+def parse_config(values: Mapping[str, Any], where: object = None) -> Config:
     """Validate a configuration given as nested mappings (what YAML gives).
+
+    Args:
+        values: the mappings.
+        where: the files they come from, for the error.
 
     Raises:
         ConfigError: naming every bad key, its value, and the nearest valid key for an unknown one.
     """
     _refuse_endless(values)
-    return validated(Config, values, "configuration")
+    return validated(Config, values, "configuration", where)
 
 
 def parse_recipe(text: str) -> Recipe:
@@ -44,19 +48,70 @@ def parse_spec(kind: type[ModelT], text: str, what: str = "spec") -> ModelT:
 
 
 def load_config(*paths: str | Path) -> Config:
-    """Read and merge YAML files, later ones winning key by key, and validate the result."""
+    """Read and merge YAML files, later ones winning key by key, and validate the result.
+
+    Raises:
+        ConfigError: a file cannot be read, a key stands in it twice, or the result is not valid.
+    """
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            text = Path(path).read_text(encoding="utf-8")
+            values = yaml.safe_load(text) or {}
         # ValueError: not UTF-8, an impossible date, a number of thousands of digits
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read the configuration: {error}", where=path) from None
         if not isinstance(values, dict):
             raise ConfigError("a configuration is a mapping of keys", where=path)
         _refuse_endless(values)
+        refuse_repeated_keys(path, text)
         merged = _merge(merged, values)
-    return parse_config(merged)
+    return parse_config(merged, ", ".join(map(str, paths)))
+
+
+def refuse_repeated_keys(path: str | Path, text: str | None = None) -> None:
+    """Refuse a configuration in which a key stands twice: YAML forgets all but the last, and says nothing.
+
+    Args:
+        path: of the file.
+        text: its content, where it was read already.
+
+    Raises:
+        ConfigError: naming every such key and its lines.
+    """
+    text = Path(path).read_text(encoding="utf-8") if text is None else text
+    repeated: list[str] = []
+    seen: set[int] = set()
+
+    def visit(node: yaml.Node | None, place: str) -> None:
+        # an alias is the node it names: each is looked at once
+        if node is None or id(node) in seen:
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for child in node.value:
+                visit(child, place)
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, child in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines:
+                    repeated.append(f"{place}{name}: in line {lines[name]} and in line {line}")
+                lines[name] = line
+                visit(child, f"{place}{name}.")
+
+    try:
+        visit(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    except yaml.YAMLError:
+        # JSON, which Snakemake takes as well, may be indented by tabs; what is neither is refused elsewhere
+        return
+    if repeated:
+        raise ConfigError(
+            "the configuration has a key twice:\n" + "\n".join(f"  - {one}" for one in repeated),
+            where=path,
+            cause="YAML keeps the last and forgets the others, with all that is under them",
+            hint="put what is under both under one",
+        )
 
 
 def _refuse_endless(values: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -168,7 +168,7 @@ class ImportedMasks(Section):
 
 
 SELECTION_CLASSES = (ActivationMasks, RandomMasks, MagnitudeMasks, FamilyMasks, ImportedMasks)
-_BY_METHOD = {kind.model_fields["method"].annotation.__args__[0]: kind for kind in SELECTION_CLASSES}  # type: ignore[union-attr]
+_BY_METHOD = {get_args(kind.model_fields["method"].annotation)[0]: kind for kind in SELECTION_CLASSES}
 
 
 def _kind_of_selection(value: Any) -> str | None:

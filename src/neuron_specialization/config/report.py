@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from neuron_specialization.config.sections import Name, Positive, Section
 
 
@@ -11,6 +15,6 @@ class Report(Section):
     # the system that every other is compared with; null: `continued` where there is one, else the baseline
     compare_to: Name | None = None
     # trials of the paired approximate randomisation
-    trials: Positive = 10_000
+    trials: Annotated[int, Field(ge=2)] = 10_000
     # of the test of family structure, where all arrangements are too many to try
     permutations: Positive = 10_000

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
-from neuron_specialization.corpora.catalogue import catalogue
+from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.directions import LANGUAGE_PATTERN
+from neuron_specialization.errors import DownloadError
 
 
 def _as_written(value: Any) -> Any:
@@ -35,21 +44,55 @@ def _is_name(value: Any) -> Any:
     return value
 
 
+def each_once(names: list[str]) -> list[str]:
+    """Raise ValueError (for pydantic) where a list has a name twice."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"listed twice: {', '.join(repeated)}")
+    return names
+
+
+def _is_language(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(LANGUAGE_PATTERN, value):
+        language, *subtags = re.split("[-_]", value)
+        written = "_".join([language.lower(), *subtags])
+        suggestion = f"; perhaps {written!r}" if re.fullmatch(LANGUAGE_PATTERN, written) else ""
+        raise ValueError(
+            f"{value!r} is not a language code: two or three small letters, script or region after _, such as"
+            f" de, zh_Hans or pt_BR (the hyphen is that of directions, pt_BR-de){suggestion}"
+        )
+    return value
+
+
 _NAME = "[A-Za-z0-9][A-Za-z0-9_.]*"
 Name = Annotated[str, BeforeValidator(_is_name), BeforeValidator(_as_written), Field(max_length=64)]
-LanguageCode = Annotated[str, BeforeValidator(_as_written), Field(pattern=rf"^{LANGUAGE_PATTERN}$")]
+LanguageCode = Annotated[str, BeforeValidator(_is_language), BeforeValidator(_as_written)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _word_or_mapping(value: Any) -> str:
+    return "<word>" if isinstance(value, str) else "<mapping>"
+
+
+# one kind or the other, told apart first, so that an error is about the one that was meant
+Tiers = Annotated[
+    Annotated[dict[Name, list[LanguageCode]], Tag("<mapping>")] | Annotated[Literal["ec30"], Tag("<word>")],
+    Discriminator(_word_or_mapping),
+]
+Mirror = Annotated[
+    Annotated[dict[str, str], Tag("<mapping>")] | Annotated[str, Tag("<word>")],
+    Discriminator(_word_or_mapping),
+]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 def in_catalogue(key: str, name: str) -> None:
     """Raise ValueError (for pydantic) unless the catalogue of downloads has the name."""
-    known = catalogue()
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{key}: data/catalogue.tsv has no {name!r}{suggestion}")
+    try:
+        catalogue_entry(name)
+    except DownloadError as error:
+        raise ValueError(f"{key}: {error.what}") from None
 
 
 def _is_file_name(text: str) -> bool:
@@ -99,6 +142,10 @@ class Corpus(Section):
         if self.source == "local" and not self.path:
             raise ValueError(
                 "corpus.source is local: set corpus.path to the folder with train.<src>-<tgt>.<lang>"
+            )
+        if self.source == "homeassistant" and self.path:
+            raise ValueError(
+                "corpus.path is for corpus.source: local or data-bin; homeassistant is downloaded"
             )
         if self.source == "data-bin" and not (self.path or self.dataset):
             raise ValueError("corpus.source is data-bin: set corpus.path or corpus.dataset")
@@ -184,7 +231,7 @@ class Training(Section):
 
 
 class Activations(Section):
-    """How neuron activations are counted (paper section 3; upstream ``get_neurons.py``)."""
+    """How neuron activations are counted (upstream ``get_neurons.py``)."""
 
     split: Literal["valid", "train"] = "valid"
     count_padding: bool = False
@@ -233,13 +280,17 @@ class Testset(Section):
 
     source: Literal["corpus", "flores200", "folder", "data-bin"] = "corpus"
     path: str | None = None
-    splits: list[Name] = ["devtest"]
+    splits: Annotated[list[Name], Field(min_length=1), AfterValidator(each_once)] = ["devtest"]
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> Self:
         if self.source == "folder" and not self.path:
             raise ValueError(
                 "a testset with source: folder needs path: the folder of <split>.<language> files"
+            )
+        if self.source in ("corpus", "data-bin") and self.path:
+            raise ValueError(
+                f"path: is for source: folder or flores200; source: {self.source} takes the corpus's own text"
             )
         return self
 
@@ -276,9 +327,17 @@ class Comet(Section):
 class Scoring(Section):
     """Metrics and their intervals."""
 
-    metrics: list[Literal["bleu", "chrf++", "spbleu"]] = ["bleu", "chrf++"]
+    metrics: Annotated[
+        list[Literal["bleu", "chrf++", "spbleu"]], Field(min_length=1), AfterValidator(each_once)
+    ] = ["bleu", "chrf++"]
     # how hypotheses and references are detokenised before scoring; our own text never was tokenised
     detokenizer: Literal["none", "moses"] = "none"
     bootstrap_samples: Annotated[int, Field(ge=0)] = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     comet: Comet | None = None
+
+    @model_validator(mode="after")
+    def _no_single_resample(self) -> Self:
+        if self.bootstrap_samples == 1:
+            raise ValueError("bootstrap_samples: one resample makes no interval; 0 is for none")
+        return self

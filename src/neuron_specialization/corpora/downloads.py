@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 from neuron_specialization.corpora.catalogue import CatalogueEntry, catalogue_entry
@@ -30,7 +31,7 @@ from neuron_specialization.corpora.transfer import (
     plain_problem,
     refuse_html,
 )
-from neuron_specialization.errors import DownloadError
+from neuron_specialization.errors import DownloadError, NeuronSpecializationError
 from neuron_specialization.files import read_json, sha256_of, write_json
 from neuron_specialization.unfinished import unfinished_folder
 
@@ -375,7 +376,7 @@ def _publish(entry: CatalogueEntry, path: Path, output: Path, source: str, repor
 def _seen(output: Path) -> str | None:
     try:
         return str(read_json(source_record(output))["sha256"])
-    except Exception:
+    except (NeuronSpecializationError, KeyError, TypeError):
         # no record, or not ours: there is nothing to compare with
         return None
 
@@ -388,11 +389,20 @@ def _is_the_file(entry: CatalogueEntry, output: Path) -> bool:
     return expected is not None and sha256_of(output) == expected
 
 
+def _lock_file(path: Path) -> BinaryIO:
+    """Open a lock file; that of another user can be locked without being written to (not on NFS)."""
+    flags = os.O_CREAT | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, os.O_RDWR | flags, 0o666)
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return os.fdopen(descriptor, "rb")
+
+
 @contextmanager
 def _alone(output: Path, report: Report) -> Iterator[None]:
     """Hold the lock of one download: two workflows may share a downloads folder."""
-    lock = output.with_name(f".{output.name}.lock")
-    with lock.open("w") as handle:
+    with _lock_file(output.with_name(f".{output.name}.lock")) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

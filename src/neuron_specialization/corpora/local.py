@@ -7,7 +7,6 @@ Everything is read and checked before anything is written, and all that is wrong
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from neuron_specialization.corpora.layout import pair_languages
@@ -22,29 +21,22 @@ LOCAL_SPLITS = {"train": "train", "valid": "valid", "test": "heldout"}
 _LISTED = 3
 
 
-@dataclass
-class LocalText:
-    """The folder's text: split → pair → aligned segments.
-
-    ``train`` is as read, ``valid`` and ``heldout`` are normalised.
-    """
-
-    splits: dict[str, dict[str, Segments]] = field(
-        default_factory=lambda: {split: {} for split in LOCAL_SPLITS.values()}
-    )
-
-
-def read_local(folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str] = ()) -> LocalText:
+def read_local(
+    folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str] = ()
+) -> dict[str, dict[str, Segments]]:
     """Read the folder's files of the given pairs; of ``heldout_pairs`` only ``test``.
+
+    Returns:
+        Split → pair → aligned segments; ``train`` as read, ``valid`` and ``heldout`` normalised.
 
     Raises:
         CorpusError: listing every file that is missing, misaligned, empty or not UTF-8, and every empty
             line in valid or test, with file and line.
     """
-    text = LocalText()
+    splits: dict[str, dict[str, Segments]] = {split: {} for split in LOCAL_SPLITS.values()}
     for split, pair, segments in _read(Path(folder), pairs, heldout_pairs):
-        text.splits[split][pair] = segments
-    return text
+        splits[split][pair] = segments
+    return splits
 
 
 def check_local(
@@ -70,6 +62,18 @@ def check_local(
             return
     for _ in _read(folder, pairs, heldout_pairs):
         pass
+
+
+def local_files(folder: str | Path, pairs: list[str], heldout_pairs: Sequence[str] = ()) -> list[Path]:
+    """Return the files that ``read_local`` reads, sorted; those of other pairs are of no concern.
+
+    What is missing is left out: ``check_local`` tells.
+    """
+    ignored: list[str] = []
+    wanted = _wanted(pairs, heldout_pairs)
+    return sorted(
+        path for name, _, pair in wanted for path in _paths(Path(folder), name, pair, ignored) or []
+    )
 
 
 def _wanted(pairs: list[str], heldout_pairs: Sequence[str]) -> Iterator[tuple[str, str, str]]:

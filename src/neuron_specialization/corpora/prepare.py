@@ -97,7 +97,7 @@ def _from_homeassistant(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str,
 
 
 def _from_local(path: Path, spec: CorpusSpec) -> tuple[Splits, dict[str, Any]]:
-    splits = local.read_local(path, spec.pairs, spec.heldout_pairs).splits
+    splits = local.read_local(path, spec.pairs, spec.heldout_pairs)
     origin = {
         "licence": "not stated",
         "citation": "not stated",

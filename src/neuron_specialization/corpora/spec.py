@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from neuron_specialization.config import Cleaning, Config, LanguageCode, Positive, Section
 from neuron_specialization.corpora.catalogue import catalogue_entry
+from neuron_specialization.corpora.layout import pair_languages
 from neuron_specialization.directions import Direction
 
 
@@ -71,12 +72,7 @@ class CorpusSpec(Section):
 
     def split_pairs(self) -> list[tuple[str, str, str]]:
         """Return (pair, first language, second language) for every pair."""
-        return [(pair, *_sides(pair)) for pair in self.pairs]
-
-
-def _sides(pair: str) -> tuple[str, str]:
-    direction = Direction.parse(pair)
-    return direction.source, direction.target
+        return [(pair, *pair_languages(pair)) for pair in self.pairs]
 
 
 def corpus_spec_of(config: Config) -> CorpusSpec:

@@ -204,7 +204,7 @@ def _content_range(response: requests.Response) -> tuple[int, int] | None:
 
 def _retry_after(response: requests.Response, patience: Patience) -> float:
     value = response.headers.get("Retry-After", "")
-    return min(float(value), 5 * patience.longest_pause) if value.isdigit() else 0.0
+    return min(float(value), 5 * patience.longest_pause) if value.isdecimal() else 0.0
 
 
 class HttpDownload:
@@ -331,7 +331,7 @@ class HttpDownload:
         if response.status_code == 206:
             span = _content_range(response)
             total = span[1] if span else None
-        elif length.isdigit() and not response.headers.get("Transfer-Encoding"):
+        elif length.isdecimal() and not response.headers.get("Transfer-Encoding"):
             total = int(length)
         if total is not None and self.expected_bytes is not None and total != self.expected_bytes:
             self.discard()

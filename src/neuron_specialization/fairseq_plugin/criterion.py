@@ -45,6 +45,16 @@ class FusedLabelSmoothedCrossEntropy(LabelSmoothedCrossEntropyCriterion):
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, Any, dict[str, Any]]:
+        """Compute the loss of a batch as fairseq's criterion does.
+
+        Args:
+            model: its features are [B, T, d].
+            sample: with ``target`` int64[B, T].
+            reduce: sum over tokens; False leaves it, like reports of accuracy, to fairseq's own code.
+
+        Returns:
+            (loss in nats, summed over target tokens; what the gradients are divided by; log).
+        """
         if not reduce or self.report_accuracy or self.ignore_prefix_size:
             return super().forward(model, sample, reduce)
         features, _ = model(**sample["net_input"], features_only=True)

@@ -65,34 +65,30 @@ class PackedPairs(FairseqDataset):
     """
 
     def __init__(
-        self, inner: Any, pairs: list[tuple[_Side, _Side]], *, left_pad_source: bool, pad: int, eos: int,
-        single_direction: bool,
-    ) -> None:  # fmt: skip
+        self, inner: Any, pairs: list[tuple[_Side, _Side]], *, pad: int, eos: int, single_direction: bool
+    ) -> None:
         self.inner, self.pairs = inner, pairs
-        self.left_pad_source, self.pad, self.eos = left_pad_source, pad, eos
+        self.pad, self.eos = pad, eos
         self.single_direction = single_direction
 
     @classmethod
     def wrap(cls, inner: Any, *, pad: int, eos: int, single_direction: bool) -> PackedPairs | None:
-        """Wrap a dataset, or return None where it is not made of tagged memory-mapped pairs."""
+        """Wrap a dataset; None where it is not made of tagged memory-mapped pairs, padded as here."""
         if not isinstance(inner, SampledMultiDataset | ConcatDataset):
             return None
         if isinstance(inner, ConcatDataset) and set(inner.sample_ratios) != {1}:
             return None
         pairs = []
         for dataset in inner.datasets:
-            if type(dataset) is not LanguagePairDataset or dataset.left_pad_target:
+            if type(dataset) is not LanguagePairDataset:
+                return None
+            if dataset.left_pad_target or not dataset.left_pad_source:
                 return None
             source, target = _Side.of(dataset.src), _Side.of(dataset.tgt)
             if source is None or target is None:
                 return None
             pairs.append((source, target))
-        left = {bool(dataset.left_pad_source) for dataset in inner.datasets}
-        if len(left) != 1:
-            return None
-        return cls(
-            inner, pairs, left_pad_source=left.pop(), pad=pad, eos=eos, single_direction=single_direction
-        )
+        return cls(inner, pairs, pad=pad, eos=eos, single_direction=single_direction)
 
     # ---- which sentence an index means ----
 
@@ -214,7 +210,7 @@ class PackedPairs(FairseqDataset):
         source_lengths, target_lengths = source_lengths[order], target_lengths[order]
 
         count, width = len(samples), int(source_lengths.max())
-        first = width - source_lengths if self.left_pad_source else np.zeros(count, dtype=np.int64)
+        first = width - source_lengths  # sources are padded on the left
         source_tokens = np.full((count, width), self.pad, dtype=np.int64)
         target_tokens = np.full((count, int(target_lengths.max())), self.pad, dtype=np.int64)
         for number in present:

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from neuron_specialization.fairseq_format import tag_of
 
 
+def source_tags(source: Tensor, pad: int) -> Tensor:
+    """The first token of each sentence that is not padding: int64[B, S] → int64[B]."""
+    first = source.ne(pad).int().argmax(dim=1, keepdim=True)
+    return source.gather(1, first).squeeze(1)
+
+
 class DirectionTable(nn.Module):
     """Finds directions by tags. Its tables go to the device of the text, once, and are in no checkpoint.
 
@@ -53,6 +59,4 @@ class DirectionTable(nn.Module):
         if self._language.device != source.device:
             # fairseq moves a criterion to a GPU only where it trains by one process, or has parameters
             self.to(source.device)
-        first = source.ne(self._pad).int().argmax(dim=1, keepdim=True)
-        tags = source.gather(1, first).squeeze(1)
-        return self._direction[self._language[tags], self._language[target_tags]]
+        return self._direction[self._language[source_tags(source, self._pad)], self._language[target_tags]]

@@ -39,6 +39,7 @@ from neuron_specialization.fairseq_plugin.feed_forward import (
 )
 from neuron_specialization.fairseq_plugin.muon import mark_hidden_matrices
 from neuron_specialization.fast_dropout import DropoutPool
+from neuron_specialization.masks import check_shapes
 from neuron_specialization.products import Linear, bfloat16_is_faster, bfloat16_linear
 
 
@@ -96,7 +97,8 @@ class MaskedTransformer(TransformerModel):
         model.seed = int(getattr(args, "seed", 1))
         products = getattr(args, "products", None) or "fp32"
         model.bfloat16_products = products == "bf16" or (products == "auto" and bfloat16_is_faster())
-        model._check_fast_is_exact()
+        if not model._fast_is_exact():
+            model.implementation = "stock"
         directions = list(getattr(args, "mask_directions", None) or [])
         if directions:
             model.allocate_masks(directions, list(task.langs), task.source_dictionary)
@@ -141,19 +143,13 @@ class MaskedTransformer(TransformerModel):
             MaskError: a direction, a layer or a shape does not fit this model.
         """
         layers = self.masked_layers()
+        widths = {name: fc1.out_features for name, fc1 in layers.items()}
         for number, direction in enumerate(self.mask_directions):
             if direction not in masks:
                 raise MaskError(f"no mask for direction {direction}", hint="run the masks stage for it")
             given = masks[direction]
-            if set(given) != set(layers):
-                odd = sorted(set(given) ^ set(layers))
-                raise MaskError(f"mask and model differ in layers: {', '.join(odd)}", where=direction)
+            check_shapes({name: len(mask) for name, mask in given.items()}, widths, direction)
             for name, fc1 in layers.items():
-                if given[name].shape != (fc1.out_features,):
-                    raise MaskError(
-                        f"{name}: mask of shape {tuple(given[name].shape)} for {fc1.out_features} neurons",
-                        where=direction,
-                    )
                 assert fc1.masks is not None
                 fc1.masks[number] = given[name].to(fc1.masks)
                 fc1.forget()
@@ -186,10 +182,18 @@ class MaskedTransformer(TransformerModel):
             prev_output_tokens: int64[B, T]; the target tag follows ``</s>``.
 
         Returns:
-            int64[B], an index into ``mask_directions`` (-1: no such direction).
+            int64[B], an index into ``mask_directions``.
+
+        Raises:
+            MaskError: a sentence is of a direction that has no mask.
         """
         assert self.direction_table is not None  # allocate_masks
         directions: Tensor = self.direction_table(src_tokens, prev_output_tokens[:, 1])
+        if bool((directions < 0).any()):  # as an index, -1 would be the last direction
+            raise MaskError(
+                "a sentence is of a direction that this model has no mask for, going by its tags",
+                hint=f"its directions: {', '.join(self.mask_directions)}",
+            )
         return directions
 
     # ---- forward ----
@@ -207,10 +211,7 @@ class MaskedTransformer(TransformerModel):
         src_tokens: Tensor,
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
-        return_all_hiddens: bool = False,
         features_only: bool = False,
-        alignment_layer: int | None = None,
-        alignment_heads: int | None = None,
         direction: int | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Teacher-forced pass.
@@ -221,6 +222,9 @@ class MaskedTransformer(TransformerModel):
 
         Returns:
             (logits [B, T, V] or with ``features_only`` features [B, T, d], {}).
+
+        Raises:
+            MaskError: see directions_of.
         """
         rows: Tensor | None = None
         if self.mask_directions and direction is None:
@@ -310,24 +314,24 @@ class MaskedTransformer(TransformerModel):
         self._pool.set_update(self._updates)
         return self._pool
 
-    def _check_fast_is_exact(self) -> None:
-        """Fall back to fairseq's code for architectures the quick path does not cover."""
+    def _fast_is_exact(self) -> bool:
+        """Whether the quick code computes this architecture; fairseq's own does every other."""
         cfg = self.cfg
-        covered = (
+        return bool(
             cfg.encoder.normalize_before
             and cfg.decoder.normalize_before
             and cfg.activation_fn == "relu"
             and not cfg.layernorm_embedding
             and not cfg.no_token_positional_embeddings
+            and not cfg.no_decoder_final_norm
+            and not cfg.relu_dropout  # an older name of activation_dropout, which counts where that is 0
             and not cfg.encoder.layerdrop
             and not cfg.decoder.layerdrop
             and not cfg.adaptive_softmax_cutoff
             and not cfg.no_cross_attention
             and not cfg.cross_self_attention
-            and cfg.encoder.embed_dim == cfg.decoder.embed_dim
+            and cfg.encoder.embed_dim == cfg.decoder.embed_dim == cfg.decoder.output_dim
         )
-        if not covered:
-            self.implementation = "stock"
 
     # ---- checkpoints ----
 

@@ -6,13 +6,15 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from neuron_specialization.fairseq_plugin.direction_table import source_tags
 
 
 class Safeguards:
     """For a fairseq task: put before it among the bases."""
 
     args: Any
+    source_dictionary: Any
 
     def train_step(
         self,
@@ -36,7 +38,7 @@ class Safeguards:
         if not getattr(self.args, "fp16", False) and not torch.isfinite(result[0]).all():
             raise FloatingPointError(
                 f"the loss is not finite at update {update_num + 1}, "
-                f"directions: {', '.join(directions_in(sample, self.source_dictionary))}"  # type: ignore[attr-defined]
+                f"directions: {', '.join(directions_in(sample, self.source_dictionary))}"
             )
         return result
 
@@ -73,9 +75,7 @@ def directions_in(sample: dict[str, Any], dictionary: Any) -> list[str]:
         sample: with ``net_input``: src_tokens int64[B, S], prev_output_tokens int64[B, T].
         dictionary: with the language tags.
     """
-    tokens: Tensor = sample["net_input"]["src_tokens"]
-    first = tokens.ne(dictionary.pad()).int().argmax(dim=1, keepdim=True)
-    sources = tokens.gather(1, first).squeeze(1).tolist()
+    sources = source_tags(sample["net_input"]["src_tokens"], dictionary.pad()).tolist()
     targets = sample["net_input"]["prev_output_tokens"][:, 1].tolist()
     return list(
         dict.fromkeys(

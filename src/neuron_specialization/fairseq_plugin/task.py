@@ -41,8 +41,11 @@ class NeuronSpecializationTask(Safeguards, TranslationMultiSimpleEpochTask):
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         super().load_dataset(split, epoch, combine, **kwargs)
-        if not self.training or getattr(self.args, "implementation", "fast") == "stock":
-            if self.training and self.args.batching == "single-direction":
+        if not self.training:
+            return
+        single_direction = self.args.batching == "single-direction"
+        if getattr(self.args, "implementation", "fast") == "stock":
+            if single_direction:
                 raise TrainingError(
                     "batches of one direction need `implementation: fast`", hint="set training.implementation"
                 )
@@ -52,11 +55,11 @@ class NeuronSpecializationTask(Safeguards, TranslationMultiSimpleEpochTask):
             self.datasets[split],
             pad=dictionary.pad(),
             eos=dictionary.eos(),
-            single_direction=self.args.batching == "single-direction",
+            single_direction=single_direction,
         )
         if packed is not None:
             self.datasets[split] = packed
-        elif self.args.batching == "single-direction" and not isinstance(self.datasets[split], PackedPairs):
+        elif single_direction and not isinstance(self.datasets[split], PackedPairs):
             raise TrainingError(
                 f"the {split} data cannot be grouped by direction",
                 cause="it is not memory-mapped, or has no language tags",

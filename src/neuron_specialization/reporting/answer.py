@@ -16,11 +16,9 @@ from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.reporting.table import fixed
 from neuron_specialization.run_names import split_run
 from neuron_specialization.scoring import decimals, label
-from neuron_specialization.significance import Comparison, GroupResult
+from neuron_specialization.significance import LEVEL, Comparison, GroupResult
 from neuron_specialization.structure import least_p
 from neuron_specialization.tables import ALL, set_name
-
-LEVEL = 0.05
 
 Verdict = Literal["better", "worse", "unclear"]
 
@@ -38,6 +36,7 @@ class Effect:
         p: of one seed the bootstrap's, of several that of a t test over the seeds.
         score, control_score: means over seeds.
         directions: in the set.
+        better: in how many of them the system scores higher; None of several seeds.
         seeds: how many runs.
     """
 
@@ -53,6 +52,7 @@ class Effect:
     score: float
     control_score: float
     directions: int
+    better: int | None
     seeds: int
 
 
@@ -70,12 +70,11 @@ def effects(comparisons: Sequence[Comparison], metric: str) -> list[Effect]:
     """The effect on every set of directions by a metric; ``comparisons`` are of one pair, one a seed."""
     found = []
     for first in (row for row in comparisons[0].groups if row.metric == metric):
-        key = (first.metric, first.group, first.tier, first.branch)
         rows = [
             row
             for comparison in comparisons
             for row in comparison.groups
-            if (row.metric, row.group, row.tier, row.branch) == key
+            if (row.metric, row.place) == (metric, first.place)
         ]
         found.append(_effect(rows, comparisons[0].settings.confidence))
     return found
@@ -90,7 +89,7 @@ def _effect(rows: Sequence[GroupResult], confidence: float) -> Effect:
         low, high, p = _over_seeds(deltas, confidence)
     verdict: Verdict = "unclear" if p >= LEVEL else "better" if delta > 0 else "worse"
     return Effect(
-        *(first.metric, first.group, first.tier, first.branch),
+        *(first.metric, *first.place),
         delta=delta,
         low=low,
         high=high,
@@ -99,6 +98,7 @@ def _effect(rows: Sequence[GroupResult], confidence: float) -> Effect:
         score=fmean(row.score for row in rows),
         control_score=fmean(row.control_score for row in rows),
         directions=first.directions,
+        better=first.better if len(rows) == 1 else None,
         seeds=len(rows),
     )
 
@@ -137,7 +137,7 @@ def answer(comparisons: Sequence[Comparison], unequal: str = "") -> Answer:
         headline = f"{headline} Their training differs, too."
         verdict = "unclear" if verdict == "unclear" else "mixed"
     sentences = [unequal] if unequal else []
-    sentences += [_numbers(wholes[metric], comparisons) for metric in metrics]
+    sentences += [_numbers(wholes[metric], comparisons[0].settings.confidence) for metric in metrics]
     sentences += [_directions(comparisons, metrics), _where(by_metric)]
     sentences += [
         f"Not compared by {label(metric)}: {reason}." for metric, reason in comparisons[0].skipped.items()
@@ -172,7 +172,7 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def interval_text(effect: Effect, confidence: float = 0.95) -> str:
+def interval_text(effect: Effect, confidence: float) -> str:
     """``−0.15, 95 % interval −0.30 to 0.00, p = 0.052``."""
     places = decimals(effect.metric)
     text = f"{fixed(effect.delta, places, signed=True)}, {confidence * 100:.0f} % interval "
@@ -185,24 +185,17 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _numbers(effect: Effect, comparisons: Sequence[Comparison]) -> str:
+def _numbers(effect: Effect, confidence: float) -> str:
     places = decimals(effect.metric)
-    better = [
-        row.better
-        for item in comparisons
-        for row in item.groups
-        if (row.metric, row.group, row.tier, row.branch)
-        == (effect.metric, effect.group, effect.tier, effect.branch)
-    ]
     count = (
-        f"higher in {better[0]} of {effect.directions} directions"
-        if len(better) == 1
-        else f"mean of {effect.seeds} seeds"
+        f"mean of {effect.seeds} seeds"
+        if effect.better is None
+        else f"higher in {effect.better} of {effect.directions} directions"
     )
     return (
         f"{label(effect.metric)}, mean over {effect.directions} directions: {fixed(effect.score, places)} "
         f"against {fixed(effect.control_score, places)}; difference "
-        f"{interval_text(effect, comparisons[0].settings.confidence)}; {count}."
+        f"{interval_text(effect, confidence)}; {count}."
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from neuron_specialization.config import Config, selections_by_run, systems_by_run
 from neuron_specialization.config.comparisons import comparisons, control_of, unequal_training
-from neuron_specialization.errors import ScoringError
 from neuron_specialization.reporting import facts
 from neuron_specialization.reporting.answer import Answer, answer, context, family_sentences
 from neuron_specialization.reporting.scores import Evaluation, read_evaluation, score_tables
@@ -131,7 +130,6 @@ def build_page(results: str | Path, config: Config, command: str = "snakemake --
         answers=_answers(page, evaluation),
         families=family_sentences(_by_first_use(overlaps, config), _by_branch(config)),
         sections=[section for section in sections if section.figures or section.tables],
-        evaluation=evaluation,
     )
 
 
@@ -221,8 +219,9 @@ def _training(page: _Page) -> Section:
         (
             "interference",
             "Interference: validation loss of the control less that of the system",
-            "Bits a target token, of published models that went on from the same one for as many updates; "
-            "above 0 the system suffers less interference.",
+            "Bits a target token, of published models that went on from the same one for as many updates. "
+            "Less interference between directions makes it larger; so does all else that lowers the system's "
+            "loss.",
         ),
     ):
         path = f"tables/{name}.csv"
@@ -253,11 +252,6 @@ def _data(page: _Page) -> Section:
         text.append(_near_duplicates(near))
     for name in page.config.testsets:
         of_testset = facts.optional_json(page.results / "testsets" / name / "manifest.json")
-        if of_testset and (of_testset.get("licence") or of_testset.get("citation")):
-            text.append(
-                f"Test set {name}: {of_testset.get('licence') or 'licence not stated'}. "
-                f"{of_testset.get('citation') or ''}"
-            )
         if of_testset and "in_training_text" in of_testset:
             text.append(_in_training_text(name, of_testset))
     table = facts.corpus_table(manifest, binarized)
@@ -295,7 +289,6 @@ def _render(
     answers: list[tuple[str, Answer]],
     families: list[str],
     sections: list[Section],
-    evaluation: Evaluation,
 ) -> str:
     import jinja2
     import yaml
@@ -307,9 +300,7 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    settings = json.loads(page.config.model_dump_json(by_alias=True, exclude_unset=True))
-    if not evaluation.testsets:
-        raise ScoringError("there is no score to report", where=page.results)
+    settings = page.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return environment.get_template("report.html").render(
         experiment=page.config.experiment,
         # the first in full, further systems folded up
@@ -351,7 +342,7 @@ def _systems(config: Config) -> list[tuple[str, str]]:
         if system.checkpoint:
             parts = [f"taken over from {system.checkpoint}"]
         if system.masks:
-            selection = config.masks[system.masks].model_dump(mode="json", exclude_defaults=False)
+            selection = config.masks[system.masks].model_dump(mode="json")
             settings = ", ".join(
                 f"{key} {json.dumps(value) if isinstance(value, dict | list) else value}"
                 for key, value in selection.items()

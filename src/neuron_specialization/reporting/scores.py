@@ -86,20 +86,22 @@ def read_evaluation(folder: str | Path, comparisons: Iterable[Comparison]) -> Ev
     signatures: dict[tuple[str, str], dict[str, None]] = {}
     lengths: dict[tuple[str, str, str], list[float | None]] = {}
     for row in rows:
-        place = (row["testset"], base(row["system"]), row["direction"])
+        place = (row["testset"], row["system"], row["direction"])
         lengths.setdefault(place, []).append(_number(row.get("length_ratio")))
         for metric in metrics:
-            key = (row["testset"], metric, base(row["system"]), row["direction"])
+            key = (row["testset"], metric, row["system"], row["direction"])
             found.setdefault(key, []).append(_number(row.get(metric)))
             if row.get(f"{metric}_signature"):
                 signatures.setdefault((row["testset"], metric), {})[row[f"{metric}_signature"]] = None
     by_pair: dict[tuple[str, str, str], list[Comparison]] = {}
     for comparison in comparisons:
-        pair = (comparison.testset, base(comparison.system), base(comparison.control))
+        # runs of several seeds (ns@223) are one pair of systems
+        system, control = (split_run(run)[0] for run in (comparison.system, comparison.control))
+        pair = (comparison.testset, system, control)
         by_pair.setdefault(pair, []).append(comparison)
     return Evaluation(
         testsets=list(dict.fromkeys(row["testset"] for row in rows)),
-        systems=list(dict.fromkeys(base(row["system"]) for row in rows)),
+        systems=list(dict.fromkeys(row["system"] for row in rows)),
         metrics=metrics,
         directions={row["direction"]: {key: row[key] for key in ("group", "tier", "branch")} for row in rows},
         sets=list(dict.fromkeys((row["group"], row["tier"], row["branch"]) for row in summary)),
@@ -128,11 +130,6 @@ def _over_seeds(values: Sequence[float | None]) -> Score:
     known = _complete(values)
     present = sum(value is not None for value in values)
     return Score(known, present, len(values), _deviation(known), len(values))
-
-
-def base(run: str) -> str:
-    """The system of a run: ``ns@223`` is ns under a further seed."""
-    return split_run(run)[0]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -223,7 +220,7 @@ def _means_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
         f"{label(metric)} on {testset}: means over directions",
         _columns("directions", evaluation, shown),
         rows,
-        _notes(evaluation, testset, metric, of_groups=True),
+        _notes(evaluation, testset, of_groups=True) + _sizes(evaluation, testset, "directions"),
         evaluation.signatures.get((testset, metric), []),
         records,
     )
@@ -262,7 +259,7 @@ def _systems_table(evaluation: Evaluation, testset: str, metric: str) -> Table:
         f"{label(metric)} on {testset}: systems",
         columns,
         rows,
-        _notes(evaluation, testset, metric, of_groups=True)[:-1],
+        _notes(evaluation, testset, of_groups=True),
         evaluation.signatures.get((testset, metric), []),
         records,
     )
@@ -325,7 +322,7 @@ def _directions_table(evaluation: Evaluation, testset: str, metric: str) -> Tabl
         f"{label(metric)} on {testset}: every direction",
         _columns("direction", evaluation, shown, count="segments"),
         rows,
-        _notes(evaluation, testset, metric, of_groups=False),
+        _notes(evaluation, testset, of_groups=False) + _sizes(evaluation, testset, "segments"),
         evaluation.signatures.get((testset, metric), []),
         records,
     )
@@ -351,10 +348,7 @@ def _results(
 
 
 def _group(metric: str, where: tuple[str, str, str], comparison: Comparison) -> GroupResult | None:
-    wanted = (metric, *where)
-    return next(
-        (row for row in comparison.groups if (row.metric, row.group, row.tier, row.branch) == wanted), None
-    )
+    return next((row for row in comparison.groups if (row.metric, row.place) == (metric, where)), None)
 
 
 def _direction(metric: str, direction: str, comparison: Comparison) -> DirectionResult | None:
@@ -364,9 +358,10 @@ def _direction(metric: str, direction: str, comparison: Comparison) -> Direction
 
 
 def _score_cell(score: Score | None, metric: str) -> Cell:
-    if score is None or not score.values:
-        partial = score is not None and score.expected > 1
-        return number_cell(None, extra=f" ({score.present}/{score.expected})" if partial and score else "")
+    if score is None:
+        return number_cell(None)
+    if not score.values:
+        return number_cell(None, extra=f" ({score.present}/{score.expected})" if score.expected > 1 else "")
     spread = f" ± {fixed(score.sd, decimals(metric))}" if score.sd is not None else ""
     return number_cell(fmean(score.values), decimals(metric), extra=spread)
 
@@ -420,7 +415,7 @@ def _difference_record(
     return record
 
 
-def _notes(evaluation: Evaluation, testset: str, metric: str, *, of_groups: bool) -> list[str]:
+def _notes(evaluation: Evaluation, testset: str, *, of_groups: bool) -> list[str]:
     notes = []
     found = [item for (of, _, _), items in evaluation.comparisons.items() if of == testset for item in items]
     if any(score.seeds > 1 for score in evaluation.scores.values()):
@@ -445,8 +440,13 @@ def _notes(evaluation: Evaluation, testset: str, metric: str, *, of_groups: bool
         notes.append(
             "A mean is given only where every direction of its row has a score; – (k/n): k of n have."
         )
-    counts = sorted({n for (of, _), n in evaluation.segments.items() if of == testset})
-    if counts:
-        size = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-        notes.append(f"n: {'directions' if of_groups else 'segments'}; {size} segments a direction.")
     return notes
+
+
+def _sizes(evaluation: Evaluation, testset: str, counted: str) -> list[str]:
+    """What n counts, and how large the test set is; nothing of one without a score."""
+    sizes = sorted({n for (of, _), n in evaluation.segments.items() if of == testset})
+    if not sizes:
+        return []
+    size = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    return [f"n: {counted}; {size} segments a direction."]

@@ -11,19 +11,18 @@ from neuron_specialization.errors import NeuronSpecializationError
 _DESCRIPTION = re.compile(r"<dc:description>(.*?)</dc:description>", re.DOTALL)
 
 
-def description_of(svg: str) -> str:
-    """The description that ``plots.save`` put into a figure; empty if there is none."""
+def _description(svg: str) -> str:
+    """The description that ``plots.save`` put into a figure, for screen readers; empty if there is none."""
     found = _DESCRIPTION.search(svg)
     return html.unescape(found[1]) if found else ""
 
 
-def inline(path: str | Path, prefix: str, alternative: str | None = None) -> str:
+def inline(path: str | Path, prefix: str) -> str:
     """Return an SVG file's ``<svg>`` element, ready to stand in a page with others.
 
     Args:
         path: the file, written by matplotlib.
         prefix: of its identifiers, unique on the page.
-        alternative: the text for screen readers; None takes the file's own description.
 
     Raises:
         NeuronSpecializationError: not an SVG, or one that would run code or load something.
@@ -43,7 +42,7 @@ def inline(path: str | Path, prefix: str, alternative: str | None = None) -> str
     box = re.search(r'viewBox="([^"]+)"', start[0])
     if box is None:
         raise NeuronSpecializationError("an SVG file without a viewBox", where=path)
-    words = html.escape(alternative or description_of(text) or Path(path).stem, quote=True)
+    words = html.escape(_description(text) or Path(path).stem, quote=True)
     return (
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg" '
         f'viewBox="{box[1]}" role="img" aria-label="{words}">{body.strip()}'

@@ -115,12 +115,16 @@ def to_markdown(tables: Sequence[Table]) -> str:
         lines.append(_markdown_row([column.title.replace("\n", " ") for column in table.columns]))
         lines.append(_markdown_row(["---:" if c.kind == "number" else "---" for c in table.columns]))
         for row in table.rows:
-            cells = [cell.text + cell.mark.replace("*", "\\*") for cell in row.cells]
+            cells = [cell.text + _without_emphasis(cell.mark) for cell in row.cells]
             lines.append(_markdown_row([f"**{cell}**" for cell in cells] if row.emphasis else cells))
-        lines += ["", *(f"{note.replace('*', chr(92) + '*')}  " for note in table.notes)]
+        lines += ["", *(_without_emphasis(note) + "  " for note in table.notes)]
         lines += [f"`{signature}`  " for signature in table.signatures]
         lines.append("")
     return "\n".join(lines)
+
+
+def _without_emphasis(text: str) -> str:
+    return text.replace("*", "\\*")
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -314,12 +314,9 @@ def _translate(
             too_long="refuse" if wanted.refuse_long else "split",
             before_chunk=before_chunk,
         )
-    except TranslationError as error:
+    except NeuronSpecializationError as error:
         if wanted.refuse_long and str(error.where).startswith("line "):
             raise RefusedError(422, "line_too_long", f"{error.where}: {error.what}") from None
-        logging.getLogger("uvicorn.error").error("translation failed: %s", error)
-        raise RefusedError(500, "model", f"the model cannot be used: {error.what}") from None
-    except NeuronSpecializationError as error:
         logging.getLogger("uvicorn.error").error("translation failed: %s", error)
         raise RefusedError(500, "model", f"the model cannot be used: {error.what}") from None
     return [
