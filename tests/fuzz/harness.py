@@ -109,7 +109,8 @@ def guarded(folder: Path) -> Iterator[None]:
     global _allowed
     _seen.clear()
     former = signal.signal(signal.SIGVTALRM, _too_long)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 4 * MAX_CPU_SECONDS)
+    # the test of this guard sets a limit below 0, which no time is under
+    signal.setitimer(signal.ITIMER_VIRTUAL, 4 * abs(MAX_CPU_SECONDS))
     addresses = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MAX_ADDRESSES, addresses[1]))
