@@ -2,11 +2,13 @@
 
 At the demonstration's size with its own masks, and at d 512, ffn 2048 with random masks that keep 70 %;
 batches of one direction and mixed ones; and the reference's way: a mask of W1's shape multiplied into W1 at
-every step. A step is fairseq's Trainer.train_step: forward, backward, gradient norm, Adam.
+every step. What leaving neurons out can save at most is what a dense model saves that has only as many as the
+masks keep. A step is fairseq's Trainer.train_step: forward, backward, gradient norm, Adam.
 """
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -80,6 +82,11 @@ def measure(
         # the task offers reading masks; its own model is made with them, and one without
         masked = make_trainer(specific, options.demo / "binarized", scratch, masks)
         dense = make_trainer(specific, options.demo / "binarized", scratch)
+        width = round(statistics.mean(details["kept"].values()) * specific.model.d_ff)
+        narrow = make_trainer(
+            specific.model_copy(update={"model": specific.model.model_copy(update={"d_ff": width})}),
+            *(options.demo / "binarized", scratch),
+        )
         batches = list(batches_of(masked, count))
         details[f"directions a batch, {batching}"] = round(
             sum(directions_in(masked.model, batch) for batch in batches) / len(batches), 1
@@ -98,6 +105,7 @@ def measure(
 
         ways[f"dense, {batching}"] = partial(run, dense)
         ways[f"specialised, {batching}"] = partial(run, masked)
+        ways[f"narrower, {batching}"] = partial(run, narrow)
         if batching == "single-direction":
             ways["weight mask, single-direction"] = partial(run, masked, patched=reference_ffn({}))
     for way in ways.values():
@@ -113,7 +121,11 @@ def measure(
         found = common.ratio(*cpu)
         details[f"{name}: processor time"], details[f"{name}: wall time"] = found, common.ratio(*wall)
         aim = AIMS[size][batching] if kind == "specialised" else None
-        what = "reference's weight mask" if kind == "weight mask" else "specialised step"
+        what = {
+            "specialised": "specialised step",
+            "narrower": "… step of a dense model with only as many neurons",
+            "weight mask": "reference's weight mask",
+        }[kind]
         label = (
             f"d 512, ffn 2048, {options.large_layers} + {options.large_layers}, 70 % kept"
             if large
