@@ -26,6 +26,23 @@ RELEASE_SECONDS = 30.0
 STOP_SECONDS = 90.0
 
 
+def open_lock(path: Path) -> int:
+    """Open a lock file that users may share, made if need be; the caller closes the descriptor.
+
+    Somebody else's is opened for reading, which is enough for a lock (but for an exclusive one over NFS).
+
+    Raises:
+        OSError: it can be neither made nor read.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as refused:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise refused from None
+
+
 class FileLock:
     """An exclusive lock on a file, which also says who holds it.
 

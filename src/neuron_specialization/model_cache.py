@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neuron_specialization.errors import TranslationError
+from neuron_specialization.locks import open_lock
 from neuron_specialization.model_directory import is_intact
 from neuron_specialization.unfinished import remove_abandoned, unfinished_folder
 
@@ -105,7 +106,7 @@ class ModelCache:
     def _locked(self, name: str, how: int) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = _opened(self.folder / name)
+            descriptor = open_lock(self.folder / name)
         except OSError as error:
             raise self._unwritable(error) from None
         try:
@@ -120,17 +121,6 @@ class ModelCache:
             where=self.folder,
             hint=f"name another folder: --cache DIR, or {VARIABLE}=DIR",
         )
-
-
-def _opened(lock: Path) -> int:
-    try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as refused:
-        # somebody else's: reading is enough for a lock (but for an exclusive one over NFS)
-        try:
-            return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            raise refused from None
 
 
 def _lock_of(key: str) -> str:

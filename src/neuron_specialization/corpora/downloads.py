@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 from neuron_specialization.corpora.catalogue import CatalogueEntry, catalogue_entry
@@ -33,6 +32,7 @@ from neuron_specialization.corpora.transfer import (
 )
 from neuron_specialization.errors import DownloadError, NeuronSpecializationError
 from neuron_specialization.files import read_json, sha256_of, write_json
+from neuron_specialization.locks import open_lock
 from neuron_specialization.unfinished import unfinished_folder
 
 # The wheel is data to us: its Python version is the publisher's, not that of this environment.
@@ -389,20 +389,10 @@ def _is_the_file(entry: CatalogueEntry, output: Path) -> bool:
     return expected is not None and sha256_of(output) == expected
 
 
-def _lock_file(path: Path) -> BinaryIO:
-    """Open a lock file; that of another user can be locked without being written to (not on NFS)."""
-    flags = os.O_CREAT | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, os.O_RDWR | flags, 0o666)
-    except PermissionError:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return os.fdopen(descriptor, "rb")
-
-
 @contextmanager
 def _alone(output: Path, report: Report) -> Iterator[None]:
     """Hold the lock of one download: two workflows may share a downloads folder."""
-    with _lock_file(output.with_name(f".{output.name}.lock")) as handle:
+    with os.fdopen(open_lock(output.with_name(f".{output.name}.lock")), "rb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
