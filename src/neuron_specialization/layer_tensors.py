@@ -117,7 +117,7 @@ def read_layers(path: str | Path, dtypes: Collection[str]) -> tuple[dict[str, Ve
     """
     with _opened(path, dtypes) as (handle, names):
         layers: dict[str, Vector] = {name: handle.get_tensor(name) for name in names}
-        metadata = dict(handle.metadata() or {})
+        metadata = _metadata(handle)
     for name, vector in layers.items():
         # A foreign writer may store any byte as a bool; numpy would then compare and count wrongly.
         if vector.dtype == np.bool_ and vector.view(np.uint8).max() > 1:
@@ -132,7 +132,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         MaskError: missing, truncated or foreign file.
     """
     with _opened(path, _TYPE_NAMES.values()) as (handle, _):
-        return dict(handle.metadata() or {})
+        return _metadata(handle)
+
+
+def _metadata(handle: Any) -> dict[str, str]:
+    """The metadata by name: the safetensors library gives them in another order every time."""
+    return dict(sorted((handle.metadata() or {}).items()))
 
 
 @contextmanager

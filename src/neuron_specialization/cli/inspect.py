@@ -28,7 +28,6 @@ def masks(file: Path, as_json: bool) -> None:
     from neuron_specialization.masks import read_masks
 
     found = read_masks(file)
-    metadata = _by_key(found.metadata)
     layers = {
         layer: {"neurons": width, "kept": found.neurons[layer], "share": found.kept[layer]}
         for layer, width in found.shapes.items()
@@ -36,9 +35,9 @@ def masks(file: Path, as_json: bool) -> None:
     neurons, kept = (sum(row[key] for row in layers.values()) for key in ("neurons", "kept"))
     total = {"neurons": neurons, "kept": kept, "share": kept / neurons}
     if as_json:
-        _print_json({"file": str(file), "metadata": metadata, "layers": layers, "all": total})
+        _print_json({"file": str(file), "metadata": dict(found.metadata), "layers": layers, "all": total})
         return
-    _print_facts(file, metadata)
+    _print_facts(file, found.metadata)
     rows = [
         [layer, f"{row['neurons']:,}", f"{row['kept']:,}", f"{row['share']:.1%}"]
         for layer, row in [*layers.items(), ("all", total)]
@@ -54,8 +53,7 @@ def activations(file: Path, as_json: bool) -> None:
     from neuron_specialization.activations import read_activations
     from neuron_specialization.masks import select
 
-    layers, found = read_activations(file)
-    metadata = _by_key(found)
+    layers, metadata = read_activations(file)
     positions = _positions(metadata)
     facts: dict[str, dict[str, Any]] = {}
     for layer, counts in layers.items():
@@ -143,11 +141,6 @@ def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
         else:
             shown[key] = value
     return shown
-
-
-def _by_key(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata by name: the safetensors library gives it in another order every time."""
-    return dict(sorted(metadata.items()))
 
 
 def _positions(metadata: Mapping[str, str]) -> dict[str, int]:
