@@ -146,9 +146,10 @@ def _by_set(means: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
     return list(rows.values())
 
 
-def print_tables(console: Console, table: ScoreTable, means: Means) -> None:
+def print_tables(console: Console, table: ScoreTable, means: Means, by_direction: Means) -> None:
     """Print, for each test set, directions × systems, then the means, and the signatures under them.
 
+    ``means`` are over sets of directions, ``by_direction`` those of each (``means.summarise_directions``).
     All metrics stand side by side where the terminal is wide enough, else one below the other.
     """
     if len(table.systems) > _COLUMNS:
@@ -157,12 +158,13 @@ def print_tables(console: Console, table: ScoreTable, means: Means) -> None:
     for testset in table.testsets:
         segments = {score["segments"] for (_, of, _), score in table.scores.items() if of == testset}
         title = f"{testset}: {', '.join(str(count) for count in sorted(segments))} segments a direction"
-        shown = _build(table, means, testset, table.metrics, title)
+        shown = _build(table, means, by_direction, testset, table.metrics, title)
         if _width(console, shown) <= console.width or len(table.metrics) == 1:
             _print_whole(console, shown)
         else:
             for metric in table.metrics:
-                _print_whole(console, _build(table, means, testset, [metric], f"{label(metric)}, {title}"))
+                of_metric = f"{label(metric)}, {title}"
+                _print_whole(console, _build(table, means, by_direction, testset, [metric], of_metric))
         _print_under(console, table, testset)
     _print_missing(console, table)
 
@@ -236,7 +238,9 @@ def _print_whole(console: Console, shown: Any) -> None:
         console.width = width
 
 
-def _build(table: ScoreTable, means: Means, testset: str, metrics: Sequence[str], title: str) -> Any:
+def _build(
+    table: ScoreTable, means: Means, by_direction: Means, testset: str, metrics: Sequence[str], title: str
+) -> Any:
     shown = _plain_table(title)
     shown.add_column("direction", no_wrap=True)
     deltas = _first_pairs(means)
@@ -245,18 +249,21 @@ def _build(table: ScoreTable, means: Means, testset: str, metrics: Sequence[str]
         names += [f"Δ {system}\n− {control}" for system, control in deltas]
         for name in names:
             shown.add_column(name, justify="right", no_wrap=True)
-    for row in table.directions:
+    scores = {
+        (row["direction"], row["metric"], row["system"]): row for row in by_direction.rows(testset=testset)
+    }
+    for direction in (row.direction for row in table.directions):
         cells = []
         for metric in metrics:
-            scores = {system: table.score(system, testset, row.direction, metric) for system in table.systems}
-            texts = {system: number(score, metric) for system, score in scores.items()}
+            texts = {
+                system: number(scores[direction, metric, system]["mean"], metric) for system in table.systems
+            }
             best = _best(texts)
             cells += [_styled(text, system in best, text == GAP) for system, text in texts.items()]
             for system, control in deltas:
-                a, b = scores[system], scores[control]
-                difference = None if a is None or b is None else a - b
+                difference = scores[direction, metric, system][f"delta_{control}"]
                 cells.append(_styled(number(difference, metric, signed=True), False, difference is None))
-        shown.add_row(row.direction, *cells)
+        shown.add_row(direction, *cells)
     _add_means(shown, table, means.rows(testset=testset, branch=ALL), metrics, deltas)
     return shown
 

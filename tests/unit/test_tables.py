@@ -180,7 +180,7 @@ def test_markdown_has_every_number_and_the_signature(scores: Path, tmp_path: Pat
 def test_terminal_shows_whole_numbers_at_any_width(scores: Path, width: int) -> None:
     table = read_scores(scores, GROUPS)
     output = io.StringIO()
-    print_tables(Console(file=output, width=width), table, summarise(table))
+    print_tables(Console(file=output, width=width), table, summarise(table), summarise_directions(table))
     text = output.getvalue()
     assert "…" not in text
     for number in ("10.00", "26.00", "52.00", "24.50", "+2.00"):
@@ -259,7 +259,7 @@ def test_many_systems_are_rows(scores: Path, tmp_path: Path) -> None:
     assert "| continued | 12.00 (+1.00) |" in text and "| baseline | 11.00 | 21.50 |" in text
     assert "| k70 | 11.00 (-1.00) |" in text
     output = io.StringIO()
-    print_tables(Console(file=output, width=100), table, means)
+    print_tables(Console(file=output, width=100), table, means, summarise_directions(table))
     printed = output.getvalue()
     assert "19.25 (+2.00)" in printed and "k90" in printed and "chrF++: nc:6|nw:2" in printed
     # a row each, tiers left to the files
@@ -324,7 +324,7 @@ def test_both_readings_of_split_text_are_shown(
     assert rows["ns", "de-en"]["compares_with_paper"] == "metrics"
     assert rows["ns", "sv-en"]["bleu_alternative"] == ""
     output = io.StringIO()
-    print_tables(Console(file=output, width=200), table, means)
+    print_tables(Console(file=output, width=200), table, means, summarise_directions(table))
     assert "on text as people write it; those above compare with the paper's:" in output.getvalue()
     assert "de-en ns: BLEU 13.50  chrF++ 27.00" in output.getvalue()
     write_summary_markdown(tmp_path / "summary.md", table, means)
@@ -368,6 +368,11 @@ def test_a_system_with_fewer_seeds_is_compared_under_those_it_has(seeds: Path) -
     # under seed 222, which both have: 19.25 and 17.25; not 21.25, the mean over all seeds
     assert ns["mean"] == pytest.approx(21.25) and ns["delta_continued"] == pytest.approx(2.0)
     assert ns["delta_continued_sd"] is None
+    # so says the printed row of a direction: 13 and 11 under seed 222, not 15, the mean over all, and 11
+    table, output = read_scores(seeds, GROUPS, seed=222), io.StringIO()
+    print_tables(Console(file=output, width=200), table, summarise(table), summarise_directions(table))
+    row = next(line.split() for line in output.getvalue().splitlines() if line.strip().startswith("en-de"))
+    assert row[1:6] == ["11.00", "11.00", "15.00", "+1.00", "+2.00"]
 
 
 def test_seeds_in_the_files(seeds: Path, tmp_path: Path) -> None:

@@ -96,15 +96,15 @@ def tables(
     unknown = sorted(set(controls) - set(table.systems))
     if unknown:
         raise ConfigError(f"--controls: no system is called {', '.join(unknown)}")
-    means = summarise(table, chosen)
+    means, by_direction = summarise(table, chosen), summarise_directions(table, chosen)
     write_scores_csv(output / "scores.csv", table)
-    write_directions_csv(output / "directions.csv", summarise_directions(table, chosen))
+    write_directions_csv(output / "directions.csv", by_direction)
     write_summary_csv(output / "summary.csv", means)
     write_summary_markdown(output / "summary.md", table, means)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 100  # a log is read in terminals of any width: metrics one below the other
-    print_tables(console, table, means)
+    print_tables(console, table, means, by_direction)
     click.echo(f"written: {output}/scores.csv, directions.csv, summary.csv, summary.md")
 
 
