@@ -18,6 +18,8 @@ ZERO_SHOT = "zero-shot"
 UNKNOWN_BRANCH = "other"
 # the tier of a language that no tier lists, beside tiers that list others
 NO_TIER = "no tier"
+# those of a zero-shot direction whose two languages differ in them
+MIXED_TIERS, MIXED_BRANCHES = "mixed tiers", "mixed branches"
 DIRECTION_PATTERN = rf"{LANGUAGE_PATTERN}-{LANGUAGE_PATTERN}"
 
 

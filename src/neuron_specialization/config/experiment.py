@@ -34,7 +34,15 @@ from neuron_specialization.config.sections import (
     each_once,
     in_catalogue,
 )
-from neuron_specialization.directions import NO_TIER, ZERO_SHOT, Direction, branch_of, known_languages
+from neuron_specialization.directions import (
+    MIXED_BRANCHES,
+    MIXED_TIERS,
+    NO_TIER,
+    ZERO_SHOT,
+    Direction,
+    branch_of,
+    known_languages,
+)
 from neuron_specialization.errors import ConfigError
 
 
@@ -86,7 +94,7 @@ class Config(Section):
             raise ValueError("directions: is empty; remove the key for all pairs with the pivot")
         tiered: dict[str, str] = {}
         for tier, codes in self.tier_lists().items():
-            if tier in ("all", "mixed tiers"):
+            if tier == "all":  # the other words of the tables have a space, and no name has
                 raise ValueError(f"tiers: {tier!r} has a meaning in the tables; give it another name")
             for code in codes:
                 if code not in self.languages:
@@ -410,6 +418,6 @@ class Config(Section):
         tiers = dict.fromkeys(self.tier_of(Direction(pivot, code)) for code in codes)
         branches = dict.fromkeys(branch_of(code) for code in codes)
         return {
-            "tier": next(iter(tiers)) if len(tiers) == 1 else "mixed tiers",
-            "branch": next(iter(branches)) if len(branches) == 1 else "mixed branches",
+            "tier": next(iter(tiers)) if len(tiers) == 1 else MIXED_TIERS,
+            "branch": next(iter(branches)) if len(branches) == 1 else MIXED_BRANCHES,
         }
