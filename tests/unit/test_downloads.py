@@ -512,13 +512,17 @@ def test_mirror_and_origin_fail(server: Server, entry: CatalogueEntry, run: Run,
     assert f"mirror {tmp_path}: no file" in str(error)
 
 
-def test_two_processes_fetch_one_file_once(server: Server, entry: CatalogueEntry, run: Run) -> None:
-    server.otherwise = lambda handler: (time.sleep(0.3), handler.answer())[0]
-    threads = [threading.Thread(target=run, args=(entry,)) for _ in range(3)]
+def side_by_side(run: Run, entry: CatalogueEntry, count: int) -> None:
+    threads = [threading.Thread(target=run, args=(entry,)) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_two_processes_fetch_one_file_once(server: Server, entry: CatalogueEntry, run: Run) -> None:
+    server.otherwise = lambda handler: (time.sleep(0.3), handler.answer())[0]
+    side_by_side(run, entry, 3)
     assert run.output.read_bytes() == CONTENT
     assert len(server.requests) == 1
     assert any("another process is fetching it" in message for message in run.messages)
@@ -544,11 +548,7 @@ def test_another_users_lock_is_waited_for(
 
     monkeypatch.setattr(Path, "open", path_opened)
     server.otherwise = lambda handler: (time.sleep(0.3), handler.answer())[0]
-    threads = [threading.Thread(target=run, args=(entry,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(run, entry, 2)
     assert run.output.read_bytes() == CONTENT and len(server.requests) == 1
 
 
