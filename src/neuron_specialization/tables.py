@@ -78,12 +78,6 @@ class ScoreTable:
         found = self.scores.get((run, testset, direction))
         return found["metrics"][metric]["score"] if found and metric in found["metrics"] else None
 
-    def score(self, system: str, testset: str, direction: str, metric: str) -> float | None:
-        """The score of a system, the mean over its seeds, or None where that of a run is missing."""
-        return complete_mean(
-            [self.score_of_run(run, testset, direction, metric) for run in self.runs[system]]
-        )
-
     def length_ratio(self, run: str, testset: str, direction: str) -> float | None:
         """Tokens of the translation over those of the reference, as BLEU counts them; None if not known.
 

@@ -73,7 +73,7 @@ def test_command_writes_score_files_that_tables_read(tmp_path: Path, texts: Path
     groups = [DirectionGroup(name, "g", "high", "Germanic") for name in ("de-en", "en-de")]
     table = read_scores(tmp_path / "comet", groups)
     assert table.metrics == ["comet"]
-    assert table.score("ns", "heldout", "en-de", "comet") == pytest.approx(0.2)
+    assert table.score_of_run("ns", "heldout", "en-de", "comet") == pytest.approx(0.2)
 
 
 def test_scores_and_comet_are_put_together_only_for_the_same_texts(

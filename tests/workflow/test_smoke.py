@@ -218,7 +218,7 @@ def test_comet_scores_all_directions_in_one_job(extended: tuple[Path, Result]) -
     assert table.metrics == ["bleu", "chrf++", "comet"]
     # COMET's own scores, of these very texts
     mean = 0.1 * (CONFIG.corpus.heldout_size + 1) / 2
-    assert table.score("ns", "heldout", "de-es", "comet") == pytest.approx(mean)
+    assert table.score_of_run("ns", "heldout", "de-es", "comet") == pytest.approx(mean)
 
 
 def test_flores_text_from_a_folder_is_translated_and_scored(extended: tuple[Path, Result]) -> None:
