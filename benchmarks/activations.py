@@ -76,7 +76,7 @@ def main() -> None:
 
 def same(parity: Path, reference: Path, direction: str) -> bool:
     """Whether the two files hold the same counts."""
-    from neuron_specialization.activations import read_activations
+    from neuron_specialization.activations.counts import read_activations
 
     layers, _ = read_activations(parity / f"{direction}.safetensors")
     with np.load(reference / f"{direction}.npz") as counts:

@@ -193,7 +193,7 @@ def demo_files(folder: Path, *wanted: str) -> None:
 
 def as_trainer(threads: int) -> None:
     """Start this program anew under the environment the trainer gets, unless it has it already."""
-    from neuron_specialization.trainer_arguments import Resources, trainer_environment
+    from neuron_specialization.training.arguments import Resources, trainer_environment
 
     wanted = trainer_environment(os.environ, resources=Resources(threads=threads))
     if any(os.environ.get(key) != value for key, value in wanted.items()):

@@ -24,9 +24,9 @@ def main() -> None:
     common.as_trainer(options.threads)
     import torch
 
-    from neuron_specialization.ffn_plan import Group, MaskTable, choose
-    from neuron_specialization.fused_ffn import fused_ffn
-    from neuron_specialization.masked_ffn import Gather, gather_ffn, row_mask_ffn
+    from neuron_specialization.transformer.ffn_plan import Group, MaskTable, choose
+    from neuron_specialization.transformer.fused_ffn import fused_ffn
+    from neuron_specialization.transformer.masked_ffn import Gather, gather_ffn, row_mask_ffn
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

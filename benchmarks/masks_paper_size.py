@@ -19,7 +19,7 @@ LAYERS, NEURONS, WIDTH, DIRECTIONS = 6, 4096, 1024, 60
 
 REFERENCE = """
 import sys, pathlib, numpy as np, torch
-from neuron_specialization.activations import read_activations
+from neuron_specialization.activations.counts import read_activations
 for path in sorted(pathlib.Path(sys.argv[1]).glob("*.safetensors"))[: int(sys.argv[3])]:
     masks = {}
     for name, counts in read_activations(path)[0].items():
@@ -34,7 +34,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.safetensors"))[: int(sys.ar
 READING = """
 import resource, sys, torch
 from pathlib import Path
-from neuron_specialization.masks import read_all_masks
+from neuron_specialization.masks.layer_masks import read_all_masks
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 directions = sorted(path.stem for path in Path(sys.argv[1]).iterdir())
 masks = read_all_masks(Path(sys.argv[1]), directions)
@@ -45,7 +45,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 def write_counts(folder: Path) -> None:
     """Write activation counts of a skewed distribution, as trained models have, for EC30's 60 directions."""
     from neuron_specialization.directions import known_languages
-    from neuron_specialization.layer_tensors import write_layers
+    from neuron_specialization.storage.layer_tensors import write_layers
 
     table, generator = known_languages(), np.random.default_rng(0)
     for code in (code for code in table if table[code].ec30_tier in ("high", "medium", "low")):

@@ -15,8 +15,8 @@ from statistics import mean
 from neuron_specialization.corpora.layout import CorpusFolder, pair_languages
 from neuron_specialization.corpora.near_duplicates import searched, with_near_duplicate
 from neuron_specialization.directions import Direction
-from neuron_specialization.files import read_lines
-from neuron_specialization.scoring import build_metric
+from neuron_specialization.evaluation.scoring import build_metric
+from neuron_specialization.storage.files import read_lines
 
 
 def bleu(direction: Direction, hypotheses: Sequence[str], references: Sequence[str]) -> float:

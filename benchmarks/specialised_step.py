@@ -26,7 +26,7 @@ def random_masks(folder: Path, directions: list[str], model: dict[str, Any], kep
     """Write masks that keep a share of the neurons, at random."""
     import numpy as np
 
-    from neuron_specialization.masks import write_masks
+    from neuron_specialization.masks.layer_masks import write_masks
 
     generator = np.random.default_rng(0)
     for direction in directions:
@@ -41,7 +41,7 @@ def random_masks(folder: Path, directions: list[str], model: dict[str, Any], kep
 
 def reference_ffn(masks: dict[tuple[int, int], Any]) -> Callable[..., Any]:
     """The FFN with the reference's weight mask, bool[d_ff, d], of each layer and direction."""
-    from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
+    from neuron_specialization.transformer.fused_ffn import Neurons, Part, fused_ffn
 
     def call(ffn: Any, layer: Any, x: Any) -> Any:
         fc1, fc2 = layer.fc1, layer.fc2
@@ -145,7 +145,7 @@ def measure(
 
 def shares_kept(folder: Path) -> dict[str, float]:
     """Mean share of neurons kept, a layer."""
-    from neuron_specialization.masks import read_masks
+    from neuron_specialization.masks.layer_masks import read_masks
 
     kept = [read_masks(path).kept for path in sorted(folder.glob("*.safetensors"))]
     return {name: round(sum(one[name] for one in kept) / len(kept), 3) for name in kept[0]}

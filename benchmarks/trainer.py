@@ -17,7 +17,7 @@ from typing import Any
 import common
 
 from neuron_specialization.config import Recipe
-from neuron_specialization.trainer_arguments import Resources, trainer_arguments
+from neuron_specialization.training.arguments import Resources, trainer_arguments
 
 # as stock fairseq can train it: what the two are compared with
 ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 2.4e-3}

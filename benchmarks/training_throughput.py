@@ -26,8 +26,8 @@ AIM, LOSS_TOLERANCE = 1.7, 0.005
 
 def run_stock(recipe: Any, data_bin: Path, folder: Path, threads: int) -> list[dict[str, float]]:
     """fairseq-train; return its training records."""
-    from neuron_specialization.progress import parse_record
-    from neuron_specialization.trainer_arguments import Resources, trainer_arguments
+    from neuron_specialization.training.arguments import Resources, trainer_arguments
+    from neuron_specialization.training.progress import parse_record
 
     command = [sys.executable, "-m", "fairseq_cli.train"]
     # stock fairseq has one process on a CPU: it accumulates the micro-batches, with all threads
@@ -75,7 +75,7 @@ def child(options: Any) -> None:
 
 def busy(options: Any) -> None:
     """The comparison by processor time."""
-    from neuron_specialization.trainer_arguments import Resources, trainer_environment
+    from neuron_specialization.training.arguments import Resources, trainer_environment
 
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | {"OMP_NUM_THREADS": "1"}
     quick = trainer_environment(os.environ, resources=Resources(threads=1))

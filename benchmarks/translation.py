@@ -30,8 +30,8 @@ def main() -> None:
         options.demo, *(str(path.relative_to(options.demo)) for path in (text, checkpoint, exported))
     )
     common.as_trainer(options.threads)
-    from neuron_specialization.translation import Translator
-    from neuron_specialization.translation_fairseq import open_checkpoint
+    from neuron_specialization.translation.fairseq_engine import open_checkpoint
+    from neuron_specialization.translation.translator import Translator
 
     lines = text.read_text(encoding="utf-8").splitlines()[: options.sentences]
     translators = {

@@ -34,7 +34,7 @@ def bleu(direction: str, *, model: Path, text: Path) -> float:
     """BLEU of one direction of the validation text."""
     import sacrebleu
 
-    from neuron_specialization.translation import Translator
+    from neuron_specialization.translation.translator import Translator
 
     parsed = Direction.parse(direction)
     source, target = (

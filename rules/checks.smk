@@ -11,8 +11,8 @@ from neuron_specialization.config.advice import advice
 from neuron_specialization.corpora.local import check_local
 from neuron_specialization.corpora.testsets import check_testset
 from neuron_specialization.errors import ConfigError
+from neuron_specialization.evaluation.scoring import unavailable_metrics
 from neuron_specialization.machine import usable_cores
-from neuron_specialization.scoring import unavailable_metrics
 
 
 def refuse_missing_text():
@@ -23,7 +23,7 @@ def refuse_missing_text():
     if corpus.source == "data-bin" and corpus.path:
         refuse_missing_path("corpus.path", corpus.path)
         if Path(corpus.path).is_dir():
-            from neuron_specialization.corpora.take_over import find_data_bin
+            from neuron_specialization.preprocessing.take_over import find_data_bin
 
             find_data_bin(corpus.path)
     for name, testset in CONFIG.testsets.items():
@@ -45,7 +45,7 @@ def refuse_missing_path(key, path):
 
 def refuse_unsound_text():
     """Read the text that is about to be taken in, and refuse what its job would refuse."""
-    from neuron_specialization.corpora.take_over import check_data_bin
+    from neuron_specialization.preprocessing.take_over import check_data_bin
 
     made = files_to_make()
     corpus = CONFIG.corpus

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from neuron_specialization.catalogue import catalogue
 from neuron_specialization.config import (
     Comet,
     magnitude_recipe_of,
@@ -24,10 +25,9 @@ from neuron_specialization.config import (
     systems_by_run,
 )
 from neuron_specialization.config.comparisons import comparisons, control_of, main_comparisons, sweep
-from neuron_specialization.corpora.catalogue import catalogue
 from neuron_specialization.corpora.spec import corpus_spec_of
 from neuron_specialization.errors import NeuronSpecializationError
-from neuron_specialization.vocabulary import vocabulary_spec_of
+from neuron_specialization.preprocessing.vocabulary import vocabulary_spec_of
 
 CONFIG_FILES = [os.path.relpath(file) for file in workflow.configfiles]
 

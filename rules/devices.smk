@@ -3,8 +3,8 @@
 Snakemake would give a job what there is, silently, and the trainer would train on the CPU, silently.
 """
 
-from neuron_specialization.devices import refuse_scaling, require_gpus
-from neuron_specialization.trainer_arguments import update_frequency
+from neuron_specialization.training.arguments import update_frequency
+from neuron_specialization.training.devices import refuse_scaling, require_gpus
 
 PROFILE_GPUS = "gpu under resources (or --resources gpu=N), and under set-resources in the profile"
 

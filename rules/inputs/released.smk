@@ -1,6 +1,6 @@
 """What the rules of released.smk read and which flags they get: released checkpoints and masks, a binarised corpus."""
 
-from neuron_specialization.files import hash_of
+from neuron_specialization.storage.files import hash_of
 
 
 def unpacked_name():
@@ -54,7 +54,7 @@ def data_bin_location(wildcards):
 
 def data_bin_files(wildcards):
     """Return the small files that tell its versions apart; of a folder its indices and dictionaries."""
-    from neuron_specialization.corpora.take_over import index_files
+    from neuron_specialization.preprocessing.take_over import index_files
 
     folder = data_bin_location(wildcards)
     if folder == UNPACKED:

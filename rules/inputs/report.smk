@@ -1,6 +1,6 @@
 """What the rules of report.smk read and which flags they get: scores, comparisons, figures."""
 
-from neuron_specialization.significance import enough
+from neuron_specialization.evaluation.significance import enough
 
 
 def score_folders(wildcards):

@@ -20,10 +20,10 @@ from neuron_specialization.config import (
     selections_by_run,
     systems_by_run,
 )
+from neuron_specialization.config.validation import validated
 from neuron_specialization.errors import ConfigError, NeuronSpecializationError
-from neuron_specialization.files import read_json
-from neuron_specialization.training_runs import differences
-from neuron_specialization.validation import validated
+from neuron_specialization.storage.files import read_json
+from neuron_specialization.training.runs import differences
 
 
 def disagreements(config: Config, results: str | Path) -> dict[str, list[str]]:
@@ -77,7 +77,7 @@ def _recipe_differences(path: Path, recipe: Recipe) -> list[str]:
 
 def _mask_settings(config: Config) -> Iterator[dict[str, Mapping[str, str | None]]]:
     """Of each selection: mask file → what its metadata should say."""
-    from neuron_specialization.mask_making import SETTINGS, recorded_settings
+    from neuron_specialization.masks.making import SETTINGS, recorded_settings
 
     for run in selections_by_run(config):
         spec = mask_spec_of(config, run)
@@ -107,7 +107,7 @@ def _count_settings(config: Config) -> Iterator[dict[str, Mapping[str, str | Non
 def _metadata_differences(path: Path, expected: Mapping[str, str | None]) -> list[str]:
     if not path.is_file():
         return []
-    from neuron_specialization.layer_tensors import read_metadata
+    from neuron_specialization.storage.layer_tensors import read_metadata
 
     try:
         metadata = read_metadata(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neuron_specialization import __version__
 from neuron_specialization.errors import NeuronSpecializationError, first_few
-from neuron_specialization.files import atomic_path
+from neuron_specialization.storage.files import atomic_path
 
 # of the project: replaced by an update
 OWN = ("Snakefile", "rules", "report", "envs", "requirements", "docs")

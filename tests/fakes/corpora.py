@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neuron_specialization.config import Cleaning, Vocabulary
 from neuron_specialization.corpora.spec import CorpusSpec
-from neuron_specialization.vocabulary import VocabularySpec
+from neuron_specialization.preprocessing.vocabulary import VocabularySpec
 
 _TEXT = {
     "en": "light door window sensor kitchen garden switch turn open close battery time lamp music alarm",

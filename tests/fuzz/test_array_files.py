@@ -18,16 +18,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_specialization.activations import read_activations
-from neuron_specialization.binarize import write_mmap
-from neuron_specialization.checkpoints import load_checkpoint
-from neuron_specialization.data_bin import Sentences, read_parallel
+from neuron_specialization.activations.counts import read_activations
+from neuron_specialization.checkpoints.checkpoint import load_checkpoint
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import NeuronSpecializationError
-from neuron_specialization.layer_tensors import write_layers
-from neuron_specialization.mask_formats import import_activations, import_masks
-from neuron_specialization.masks import read_masks, write_masks
-from neuron_specialization.safe_loading import check_intact
+from neuron_specialization.formats.data_bin import Sentences, read_parallel
+from neuron_specialization.formats.reference_masks import import_activations, import_masks
+from neuron_specialization.masks.layer_masks import read_masks, write_masks
+from neuron_specialization.preprocessing.binarize import write_mmap
+from neuron_specialization.storage.layer_tensors import write_layers
+from neuron_specialization.storage.safe_loading import check_intact
 from tests.fakes import checkpoints as fake
 from tests.fuzz import harness
 from tests.fuzz.harness import Edits, Grafts, edited, edits, fuzz, grafted, grafts, reads_or_explains

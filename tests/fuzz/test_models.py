@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_specialization.bundle import BUNDLE, Bundle, write_bundle
 from neuron_specialization.corpora.archives import safe_extract
 from neuron_specialization.directions import Direction
-from neuron_specialization.export import export_system
-from neuron_specialization.files import sha256_of
-from neuron_specialization.model_cache import ModelCache
-from neuron_specialization.model_directory import PROVENANCE, find_models, zero_shot_models
+from neuron_specialization.export.bundle import BUNDLE, Bundle, write_bundle
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.export.model_cache import ModelCache
+from neuron_specialization.export.model_directory import PROVENANCE, find_models, zero_shot_models
 from neuron_specialization.serve.directions import describe_directions, model_name
+from neuron_specialization.storage.files import sha256_of
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 from tests.fuzz.harness import Edits, Grafts, edited, edits, fuzz, grafted, grafts, reads_or_explains
 

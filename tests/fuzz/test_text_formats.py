@@ -13,14 +13,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_specialization.binarize import read_dictionary
 from neuron_specialization.config import load_config, parse_config, parse_recipe, recipe_of
 from neuron_specialization.corpora.homeassistant import extract
 from neuron_specialization.corpora.local import read_local
-from neuron_specialization.data_bin import dictionary_ids
 from neuron_specialization.directions import Direction
-from neuron_specialization.fairseq_output import read_generate_output
-from neuron_specialization.progress import MetricsFile, TrainerLog
+from neuron_specialization.formats.data_bin import dictionary_ids
+from neuron_specialization.formats.fairseq_output import read_generate_output
+from neuron_specialization.preprocessing.binarize import read_dictionary
+from neuron_specialization.training.progress import MetricsFile, TrainerLog
 from tests.conftest import REPOSITORY
 from tests.fuzz.harness import Edits, Grafts, edited, edits, fuzz, grafted, grafts, reads_or_explains
 

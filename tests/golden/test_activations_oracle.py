@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuron_specialization.activation_parity import count_as_reference
-from neuron_specialization.activations import Counts, count_activations, open_texts, read_activations
-from neuron_specialization.checkpoints import load_checkpoint
+from neuron_specialization.activations.as_reference import count_as_reference
+from neuron_specialization.activations.counting import count_activations
+from neuron_specialization.activations.counts import Counts, read_activations
+from neuron_specialization.activations.texts import open_texts
+from neuron_specialization.checkpoints.checkpoint import load_checkpoint
 from neuron_specialization.cli import cli
 from neuron_specialization.errors import NeuronSpecializationError
-from neuron_specialization.files import sha256_of
+from neuron_specialization.storage.files import sha256_of
 from tests.conftest import shared_file
 
 DIRECTIONS = ["en-de", "de-en", "en-es", "es-en"]
@@ -57,7 +59,7 @@ def test_with_padding_every_integer_is_the_references() -> None:
 
 def test_without_padding_counts_do_not_depend_on_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     # the CPU's own limit would make most batches alike and the test empty
-    monkeypatch.setattr("neuron_specialization.activation_counting.CPU_BATCH", 10**9)
+    monkeypatch.setattr("neuron_specialization.activations.real_tokens.CPU_BATCH", 10**9)
     model = load_checkpoint(shared_file("oracle", "baseline.pt"))
     texts = open_texts(model, shared_file("oracle", "data-bin"), ["en-de", "es-en"])
     whole = dict(count_activations(model, texts, max_tokens=30000))
@@ -79,7 +81,7 @@ def test_without_padding_the_quick_pass_counts_what_fairseqs_model_counts() -> N
             text.direction, text.source, text.target, text.source_tag, text.target_tag, np.array([index])
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("neuron_specialization.activation_parity.BATCH_MULTIPLE", 1)
+            patch.setattr("neuron_specialization.activations.as_reference.BATCH_MULTIPLE", 1)
             ((_, counts),) = count_as_reference(model, [single], max_tokens=10_000)
         for layer, vector in counts.layers.items():
             one_by_one[layer] = one_by_one.get(layer, 0) + vector

@@ -10,12 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from neuron_specialization.checkpoint_export import fairseq_state, reference_state
-from neuron_specialization.checkpoint_import import import_model
-from neuron_specialization.checkpoints import load_checkpoint, write_model
+from neuron_specialization.checkpoints.checkpoint import load_checkpoint, write_model
+from neuron_specialization.checkpoints.exporting import fairseq_state, reference_state
+from neuron_specialization.checkpoints.fairseq_model import build_model
+from neuron_specialization.checkpoints.importing import import_model
 from neuron_specialization.cli import cli
-from neuron_specialization.fairseq_models import build_model
-from neuron_specialization.files import sha256_of
+from neuron_specialization.storage.files import sha256_of
 from tests.conftest import shared_file
 
 DIRECTIONS = ["en-de", "en-sv", "en-es", "en-it", "de-en", "sv-en", "es-en", "it-en"]
@@ -103,7 +103,7 @@ def test_fairseq_itself_opens_what_is_written(as_ours: bool, tmp_path: Path) -> 
     """Through fairseq's own load_model_ensemble_and_task, with its own task and dictionary."""
     from fairseq import checkpoint_utils
 
-    from neuron_specialization.safe_loading import allow_fairseq_globals
+    from neuron_specialization.storage.safe_loading import allow_fairseq_globals
 
     data_bin, source = shared_file("oracle", "data-bin"), shared_file("oracle", "baseline.pt")
     path = tmp_path / "model.pt"

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuron_specialization.activation_counting import batches
-from neuron_specialization.activations import open_texts
-from neuron_specialization.checkpoints import Checkpoint, load_checkpoint
-from neuron_specialization.compaction import compact
-from neuron_specialization.data_bin import tagged
-from neuron_specialization.fairseq_models import build_model
-from neuron_specialization.frozen_transformer import FrozenTransformer
+from neuron_specialization.activations.frozen_transformer import FrozenTransformer
+from neuron_specialization.activations.real_tokens import batches
+from neuron_specialization.activations.texts import open_texts
+from neuron_specialization.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from neuron_specialization.checkpoints.fairseq_model import build_model
+from neuron_specialization.export.compaction import compact
+from neuron_specialization.formats.data_bin import tagged
 from tests.conftest import shared_file
 from tests.golden.test_masks_oracle import oracle_masks
 

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from neuron_specialization.directions import Direction
-from neuron_specialization.export import export_system
-from neuron_specialization.masks import write_masks
-from neuron_specialization.translation import PieceHypothesis, SearchOptions, Translator, join_pieces
-from neuron_specialization.translation_fairseq import open_checkpoint
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.preprocessing.pieces import join_pieces
+from neuron_specialization.translation.engine import PieceHypothesis, SearchOptions
+from neuron_specialization.translation.fairseq_engine import open_checkpoint
+from neuron_specialization.translation.translator import Translator
 from tests.conftest import shared_file
 
 DIRECTION = Direction("en", "de")

@@ -13,14 +13,14 @@ import pytest
 
 from neuron_specialization.cli import main
 from neuron_specialization.directions import Direction
-from neuron_specialization.fairseq_output import read_generate_output
-from neuron_specialization.published import (
+from neuron_specialization.evaluation.published import (
     differences,
     find_outputs,
     paper_table,
     read_recorded,
     score_outputs,
 )
+from neuron_specialization.formats.fairseq_output import read_generate_output
 from tests.conftest import shared_file
 
 # the table in the reference implementation's README (its paper's Table 11): for high, medium, low, all

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from neuron_specialization import released
-from neuron_specialization.checkpoints import load_checkpoint
+from neuron_specialization.checkpoints import take_over as released
+from neuron_specialization.checkpoints.checkpoint import load_checkpoint
 from neuron_specialization.config import Config, Recipe, parse_config, recipe_of
-from neuron_specialization.corpora.take_over import take_over
-from neuron_specialization.corpora.take_over import testset_from_data_bin as data_bin_testset
 from neuron_specialization.corpora.zero_shot import pair_by_pivot
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError, TranslationError
-from neuron_specialization.export import export_system
-from neuron_specialization.files import read_json, read_lines, sha256_of
-from neuron_specialization.masks import compose_zero_shot, write_masks
-from neuron_specialization.translation import Translator
-from neuron_specialization.translation_fairseq import open_checkpoint
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.masks.layer_masks import compose_zero_shot, write_masks
+from neuron_specialization.preprocessing.take_over import take_over
+from neuron_specialization.preprocessing.take_over import testset_from_data_bin as data_bin_testset
+from neuron_specialization.storage.files import read_json, read_lines, sha256_of
+from neuron_specialization.translation.fairseq_engine import open_checkpoint
+from neuron_specialization.translation.translator import Translator
 from tests.conftest import shared_file
 
 LANGUAGES = ["en", "de", "sv", "es", "it"]

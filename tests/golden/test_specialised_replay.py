@@ -18,7 +18,7 @@ from torch import Tensor
 
 from neuron_specialization.fairseq_plugin.model import MaskedTransformer, masked_transformer
 from neuron_specialization.fairseq_plugin.optimizer import FusedAdam
-from neuron_specialization.fused_loss import projected_label_smoothed_loss
+from neuron_specialization.transformer.fused_loss import projected_label_smoothed_loss
 from tests.conftest import shared_file
 
 LANGUAGES = ["en", "de", "sv", "es", "it"]

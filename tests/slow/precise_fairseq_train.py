@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from neuron_specialization import fairseq_train
+from neuron_specialization.training import fairseq_train
 
 
 def unrounded(number: Any, _: int | None) -> Any:

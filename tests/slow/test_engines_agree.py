@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuron_specialization.data_bin import read_parallel
 from neuron_specialization.directions import Direction
-from neuron_specialization.export import export_system
-from neuron_specialization.exportable import read_symbols
-from neuron_specialization.files import read_lines
-from neuron_specialization.significance import PairedFiles, Settings, compare
-from neuron_specialization.tables import DirectionGroup
-from neuron_specialization.translation import SearchOptions, Translator
-from neuron_specialization.translation_fairseq import open_checkpoint
+from neuron_specialization.evaluation.significance import PairedFiles, Settings, compare
+from neuron_specialization.evaluation.tables import DirectionGroup
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.export.exportable import read_symbols
+from neuron_specialization.formats.data_bin import read_parallel
+from neuron_specialization.storage.files import read_lines
+from neuron_specialization.translation.engine import SearchOptions
+from neuron_specialization.translation.fairseq_engine import open_checkpoint
+from neuron_specialization.translation.translator import Translator
 from tests.conftest import shared_file
 from tests.fakes.models import SMALL, random_masks, write_random_model
 

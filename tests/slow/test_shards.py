@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization.corpora.take_over import take_over
-from neuron_specialization.files import read_json
-from neuron_specialization.training import train
+from neuron_specialization.preprocessing.take_over import take_over
+from neuron_specialization.storage.files import read_json
+from neuron_specialization.training.train import train
 from tests.slow.tiny_corpus import LANGUAGES, tiny_recipe, write_data_bin
 
 pytestmark = pytest.mark.slow

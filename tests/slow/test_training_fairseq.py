@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from neuron_specialization.checkpoint_export import fairseq_state
-from neuron_specialization.checkpoints import load_checkpoint, write_model
+from neuron_specialization.checkpoints.checkpoint import load_checkpoint, write_model
+from neuron_specialization.checkpoints.exporting import fairseq_state
 from neuron_specialization.config import Recipe
-from neuron_specialization.devices import PRETEND
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.masks import write_masks
-from neuron_specialization.safe_loading import read_state
-from neuron_specialization.trainer_arguments import PLUGIN, Resources
-from neuron_specialization.training import train
+from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.storage.safe_loading import read_state
+from neuron_specialization.training.arguments import PLUGIN, Resources
+from neuron_specialization.training.devices import PRETEND
+from neuron_specialization.training.train import train
 from tests.slow.tiny_corpus import DIRECTIONS, LANGUAGES, tiny_recipe, write_data_bin
 
 pytestmark = pytest.mark.slow

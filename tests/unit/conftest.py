@@ -23,7 +23,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_vocabulary(small_corpus: Path) -> Path:
     """The vocabulary folder of ``small_corpus``. Read it only."""
-    from neuron_specialization.vocabulary import train_vocabulary
+    from neuron_specialization.preprocessing.vocabulary import train_vocabulary
 
     folder = small_corpus.parent / "vocabulary"
     train_vocabulary(small_corpus, vocabulary_spec(), folder)

@@ -14,24 +14,19 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor
 
-from neuron_specialization.activation_counting import Tally, batches
-from neuron_specialization.activations import (
-    Counts,
-    DirectionText,
-    count_activations,
-    open_texts,
-    read_activations,
-    write_activations,
-)
-from neuron_specialization.binarize import write_mmap
-from neuron_specialization.checkpoints import Checkpoint, load_checkpoint, plain_state, write_model
+from neuron_specialization.activations.counting import count_activations
+from neuron_specialization.activations.counts import Counts, read_activations, write_activations
+from neuron_specialization.activations.real_tokens import Tally, batches
+from neuron_specialization.activations.texts import DirectionText, open_texts
+from neuron_specialization.checkpoints.checkpoint import Checkpoint, load_checkpoint, plain_state, write_model
+from neuron_specialization.checkpoints.fairseq_model import build_model
 from neuron_specialization.cli import cli
-from neuron_specialization.data_bin import Sentences, tagged
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, NeuronSpecializationError
-from neuron_specialization.fairseq_models import build_model
-from neuron_specialization.fairseq_settings import MODEL_DEFAULTS
-from neuron_specialization.masks import read_masks
+from neuron_specialization.formats.data_bin import Sentences, tagged
+from neuron_specialization.formats.fairseq_settings import MODEL_DEFAULTS
+from neuron_specialization.masks.layer_masks import read_masks
+from neuron_specialization.preprocessing.binarize import write_mmap
 
 LANGUAGES = ["en", "de", "es"]
 WORDS = 40

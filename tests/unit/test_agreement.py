@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuron_specialization.activations import Counts, write_activations
+from neuron_specialization.activations.counts import Counts, write_activations
 from neuron_specialization.agreement import disagreements
 from neuron_specialization.config import Config, magnitude_recipe_of, mask_spec_of, parse_config, recipe_of
-from neuron_specialization.files import write_json
-from neuron_specialization.mask_making import recorded_settings
-from neuron_specialization.masks import write_masks
+from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.masks.making import recorded_settings
+from neuron_specialization.storage.files import write_json
 
 LAYERS = {"encoder.layers.0": np.arange(8) < 3, "decoder.layers.0": np.arange(8) < 5}
 

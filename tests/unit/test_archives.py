@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuron_specialization import files
 from neuron_specialization.corpora.archives import archive_format, safe_extract
 from neuron_specialization.errors import DownloadError
+from neuron_specialization.storage import files
 
 LIMIT = 10_000_000
 

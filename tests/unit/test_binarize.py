@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuron_specialization.binarize import Encoder, binarize_corpus, read_dictionary, token_dtype, write_mmap
 from neuron_specialization.corpora.layout import CorpusFolder
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.files import read_lines, sha256_of
-from neuron_specialization.text import Segmenter
+from neuron_specialization.preprocessing.binarize import (
+    Encoder,
+    binarize_corpus,
+    read_dictionary,
+    token_dtype,
+    write_mmap,
+)
+from neuron_specialization.preprocessing.pieces import Segmenter
+from neuron_specialization.storage.files import read_lines, sha256_of
 
 
 @pytest.fixture(scope="module")

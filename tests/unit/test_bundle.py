@@ -16,13 +16,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from neuron_specialization import Translator
-from neuron_specialization.bundle import Bundle, write_bundle
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
-from neuron_specialization.export import export_system
-from neuron_specialization.files import sha256_of, write_json
-from neuron_specialization.model_cache import ModelCache
-from neuron_specialization.provenance import files_of
+from neuron_specialization.export.bundle import Bundle, write_bundle
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.export.model_cache import ModelCache
+from neuron_specialization.export.provenance import files_of
+from neuron_specialization.storage.files import sha256_of, write_json
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 
 LANGUAGES = ["en", "de", "ru"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization.corpora.catalogue import COLUMNS, catalogue, catalogue_entry, read_catalogue
+from neuron_specialization.catalogue import COLUMNS, catalogue, catalogue_entry, read_catalogue
 from neuron_specialization.errors import DownloadError
 
 GOOD = {

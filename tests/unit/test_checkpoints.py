@@ -17,15 +17,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuron_specialization.checkpoint_export import fairseq_state, fold, reference_state
-from neuron_specialization.checkpoint_import import import_model
-from neuron_specialization.checkpoints import Checkpoint, load_checkpoint, plain_state, write_model
+from neuron_specialization.checkpoints.checkpoint import Checkpoint, load_checkpoint, plain_state, write_model
+from neuron_specialization.checkpoints.exporting import fairseq_state, fold, reference_state
+from neuron_specialization.checkpoints.importing import import_model
 from neuron_specialization.cli import cli, main
 from neuron_specialization.errors import CheckpointError, MaskError
-from neuron_specialization.files import sha256_of
-from neuron_specialization.masks import write_masks
-from neuron_specialization.reference_formats import mask_files
-from neuron_specialization.safe_loading import SAFE_GLOBALS, check_intact, read_state
+from neuron_specialization.formats.reference_checkpoints import mask_files
+from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.safe_loading import SAFE_GLOBALS, check_intact, read_state
 from tests.fakes import checkpoints as fake
 
 
@@ -204,7 +204,7 @@ def test_masks_travel_in_the_model(tmp_path: Path) -> None:
     assert plain["model"]["encoder.layers.0.fc1.masks"].shape == (2, fake.D_FF)
     assert list(checkpoint.masks) == fake.DIRECTIONS
     assert not any(name.endswith("masks") for name in checkpoint.parameters)
-    from neuron_specialization.masks import read_all_masks
+    from neuron_specialization.masks.layer_masks import read_all_masks
 
     for direction, layers in read_all_masks(tmp_path / "masks", fake.DIRECTIONS).items():
         assert all(torch.equal(checkpoint.masks[direction][name], mask) for name, mask in layers.items())
@@ -342,7 +342,7 @@ def test_mask_paths_that_are_none(text: Any) -> None:
 def test_the_command_line_does_not_import_torch_to_say_what_is_wrong(tmp_path: Path) -> None:
     """Start-up time: training loads torch in the trainer, not in the wrapper around it."""
     code = (
-        "import sys; import neuron_specialization.training, neuron_specialization.cli.train;"
+        "import sys; import neuron_specialization.training.train, neuron_specialization.cli.train;"
         " import neuron_specialization.cli.formats;"
         " print([name for name in ('torch', 'fairseq') if name in sys.modules])"
     )

@@ -95,7 +95,7 @@ def test_errors_exit_with_status_one_and_say_why(tmp_path: Path, capsys: pytest.
 def test_no_command_imports_torch_or_fairseq() -> None:
     code = (
         "import sys\n"
-        "import neuron_specialization.cli.data, neuron_specialization.binarize\n"
+        "import neuron_specialization.cli.data, neuron_specialization.preprocessing.binarize\n"
         "import neuron_specialization.corpora.prepare, neuron_specialization.corpora.testsets\n"
         "print(sorted({'torch', 'fairseq', 'matplotlib', 'pandas', 'requests'} & set(sys.modules)))"
     )

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from neuron_specialization.cli import cli
 from neuron_specialization.errors import CorpusError, MaskError, TranslationError
-from neuron_specialization.translation import Translator
+from neuron_specialization.translation.translator import Translator
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 
 DIRECTIONS = ["en-de", "de-en"]

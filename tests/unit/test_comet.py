@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization import comet
 from neuron_specialization.cli import main
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.files import sha256_of
-from neuron_specialization.scoring import Bootstrap
-from neuron_specialization.tables import DirectionGroup, read_scores
+from neuron_specialization.evaluation import comet
+from neuron_specialization.evaluation.scoring import Bootstrap
+from neuron_specialization.evaluation.tables import DirectionGroup, read_scores
+from neuron_specialization.storage.files import sha256_of
 from tests.fakes.comet_python import executable, write_comet_model, write_comet_python
 
 SOURCES = ["ein haus", "zwei katzen schlafen", "der fluss ist alt"]

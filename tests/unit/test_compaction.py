@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuron_specialization.compaction import compact
 from neuron_specialization.errors import MaskError
+from neuron_specialization.export.compaction import compact
 
 LAYERS = ("encoder.layers.0", "decoder.layers.0", "decoder.layers.1")
 

@@ -26,7 +26,7 @@ from neuron_specialization.config.advice import advice
 from neuron_specialization.config.comparisons import unequal_training
 from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
 from neuron_specialization.errors import ConfigError
-from neuron_specialization.tables import DirectionGroup, direction_sets
+from neuron_specialization.evaluation.tables import DirectionGroup, direction_sets
 from tests.conftest import REPOSITORY
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from neuron_specialization.cli import main
-from neuron_specialization.costs import RunOf, cost_of, notes, parse_runs
-from neuron_specialization.energy import EnergyMeter, metered, zones
 from neuron_specialization.errors import ConfigError, TrainingError
-from neuron_specialization.masks import write_masks
-from neuron_specialization.perplexity import interference, read_losses
-from neuron_specialization.tables import DirectionGroup
+from neuron_specialization.evaluation.costs import RunOf, cost_of, notes, parse_runs
+from neuron_specialization.evaluation.perplexity import interference, read_losses
+from neuron_specialization.evaluation.tables import DirectionGroup
+from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.training.energy import EnergyMeter, metered, zones
 
 GROUPS = [
     DirectionGroup("en-de", "en→X", "all", "Germanic"),

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from neuron_specialization.binarize import write_mmap
-from neuron_specialization.data_bin import (
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import CorpusError
+from neuron_specialization.formats.data_bin import (
     Sentences,
     dictionary_ids,
     read_parallel,
     split_prefix,
     tagged,
 )
-from neuron_specialization.directions import Direction
-from neuron_specialization.errors import CorpusError
-from neuron_specialization.fairseq_format import EOS, PAD
+from neuron_specialization.formats.fairseq_conventions import EOS, PAD
+from neuron_specialization.preprocessing.binarize import write_mmap
 
 TEXTS = [[5, 6, 2], [7, 2], [5, 5, 8, 9, 2], [2], [10, 11, 2]]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from neuron_specialization.detokenize import (
+from neuron_specialization.errors import ScoringError
+from neuron_specialization.evaluation.detokenize import (
     detokenize,
     has_split_words,
     has_splittable_words,
     moses_round_trip,
     rejoin_marks,
 )
-from neuron_specialization.errors import ScoringError
 
 
 def test_none_changes_nothing() -> None:

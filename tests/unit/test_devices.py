@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from neuron_specialization.cli import main
-from neuron_specialization.devices import (
+from neuron_specialization.errors import TrainingError
+from neuron_specialization.training.devices import (
     PRETEND,
     UsableGpus,
     refuse_scaling,
@@ -17,7 +18,6 @@ from neuron_specialization.devices import (
     usable_gpus,
     visible_gpus,
 )
-from neuron_specialization.errors import TrainingError
 
 
 def refusal(number: int, found: UsableGpus, environment: Mapping[str, str] | None = None) -> TrainingError:

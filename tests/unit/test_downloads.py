@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 import requests
 
+from neuron_specialization.catalogue import CatalogueEntry
 from neuron_specialization.corpora import downloads, transfer
-from neuron_specialization.corpora.catalogue import CatalogueEntry
 from neuron_specialization.corpora.downloads import fetch, fetch_entry, pip_command, source_record
 from neuron_specialization.corpora.transfer import Patience
 from neuron_specialization.errors import DownloadError
-from neuron_specialization.files import read_json
+from neuron_specialization.storage.files import read_json
 
 CONTENT = random.Random(7).randbytes(3_000_000)
 QUOTA_PAGE = (

@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from neuron_specialization import ctranslate2_converter, export
-from neuron_specialization.bundle import write_bundle
+from neuron_specialization.checkpoints.fairseq_model import read_dictionary
 from neuron_specialization.config.recipe import Recipe
 from neuron_specialization.config.sections import Model, Training
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, TranslationError
-from neuron_specialization.export import export_system
-from neuron_specialization.exportable import read_symbols
-from neuron_specialization.fairseq_models import read_dictionary
-from neuron_specialization.files import sha256_of
-from neuron_specialization.model_directory import find_models, read_provenance
-from neuron_specialization.translation import SearchOptions, Translator
-from neuron_specialization.translation_ctranslate2 import CTranslate2Engine
+from neuron_specialization.export import ctranslate2_converter
+from neuron_specialization.export import ctranslate2_export as export
+from neuron_specialization.export.bundle import write_bundle
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.export.exportable import read_symbols
+from neuron_specialization.export.model_directory import find_models, read_provenance
+from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.translation.ctranslate2_engine import CTranslate2Engine
+from neuron_specialization.translation.engine import SearchOptions
+from neuron_specialization.translation.translator import Translator
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 
 LANGUAGES = ["en", "de", "ru"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from neuron_specialization.checkpoints import load_checkpoint
+from neuron_specialization.checkpoints.checkpoint import load_checkpoint
+from neuron_specialization.checkpoints.fairseq_model import build_model
 from neuron_specialization.cli import cli
-from neuron_specialization.fairseq_models import build_model
-from neuron_specialization.files import sha256_of
-from neuron_specialization.safe_loading import allow_fairseq_globals
+from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.safe_loading import allow_fairseq_globals
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 
 LANGUAGES = ["en", "de", "ru"]
@@ -90,8 +90,8 @@ def test_a_quantisation_the_device_lacks_is_refused(trained_vocabulary: Path, tm
     import ctranslate2
 
     from neuron_specialization.errors import TranslationError
-    from neuron_specialization.export import export_system
-    from neuron_specialization.translation import Translator
+    from neuron_specialization.export.ctranslate2_export import export_system
+    from neuron_specialization.translation.translator import Translator
 
     path = write_random_model(tmp_path / "m.pt", trained_vocabulary, LANGUAGES, DIRECTIONS)
     export_system(path, trained_vocabulary, tmp_path / "models", quantization="bfloat16")

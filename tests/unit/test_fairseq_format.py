@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuron_specialization.fairseq_format import (
+from neuron_specialization.formats.fairseq_conventions import (
     BOS,
     EOS,
     MMAP_DTYPES,

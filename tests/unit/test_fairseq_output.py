@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.fairseq_output import read_generate_output
+from neuron_specialization.formats.fairseq_output import read_generate_output
 
 TRAILER = "Generate test with beam=5: BLEU4 = 34.44, 65.0/40.7/27.9/19.7 (BP=0.992, ratio=0.992)\n"
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from neuron_specialization.errors import MaskError
 from neuron_specialization.fairseq_plugin.feed_forward import mixed_parts, need_order
 from neuron_specialization.fairseq_plugin.model import MaskedTransformer, masked_transformer
-from neuron_specialization.fused_loss import projected_label_smoothed_loss
+from neuron_specialization.transformer.fused_loss import projected_label_smoothed_loss
 
 LANGUAGES = ["en", "de", "nl"]
 DIRECTIONS = ["en-de", "de-en", "nl-en"]
@@ -109,7 +109,7 @@ def test_fast_equals_stock(masked: bool, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("apart", [False, True])
 def test_mixed_batch_equals_one_direction_at_a_time(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the directions' sentences are computed apart, sorted, or together under a mask each."""
-    monkeypatch.setattr("neuron_specialization.ffn_plan.WORTHWHILE", 1e9 if apart else 0.0)
+    monkeypatch.setattr("neuron_specialization.transformer.ffn_plan.WORTHWHILE", 1e9 if apart else 0.0)
     model, dictionary = build(DIRECTIONS)
     model.set_masks(random_masks(model))
     tags = ["en-de", "de-en", "nl-en", "de-en", "en-de", "nl-en"]

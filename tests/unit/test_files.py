@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
-from neuron_specialization.files import (
+from neuron_specialization.storage.files import (
     atomic_path,
     atomic_text,
     canonical_json,
@@ -43,7 +43,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) ->
 def test_a_full_disk_is_said_whatever_the_library_says(
     failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuron_specialization.files._is_full", lambda folder: folder == tmp_path)
+    monkeypatch.setattr("neuron_specialization.storage.files._is_full", lambda folder: folder == tmp_path)
     with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.pt"):
         raise failure
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a.pt"))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuron_specialization.ffn_plan import Group, MaskTable, choose, groups_of
-from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
-from neuron_specialization.masked_ffn import Gather, gather_ffn, row_mask_ffn, weight_mask_ffn
+from neuron_specialization.transformer.ffn_plan import Group, MaskTable, choose, groups_of
+from neuron_specialization.transformer.fused_ffn import Neurons, Part, fused_ffn
+from neuron_specialization.transformer.masked_ffn import Gather, gather_ffn, row_mask_ffn, weight_mask_ffn
 
 WHICH = st.sampled_from(["all", "none", "one", "some"])
 

@@ -19,8 +19,6 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from neuron_specialization import files
-from neuron_specialization.bundle import BUNDLE, Bundle, write_bundle
 from neuron_specialization.cli import cli
 from neuron_specialization.config import load_config, parse_config
 from neuron_specialization.corpora.homeassistant import extract
@@ -31,11 +29,13 @@ from neuron_specialization.errors import (
     NeuronSpecializationError,
     TranslationError,
 )
-from neuron_specialization.export import export_system
-from neuron_specialization.files import gunzip, read_json
-from neuron_specialization.model_directory import PROVENANCE, find_models, read_provenance
-from neuron_specialization.plain_pickle import load_plain
-from neuron_specialization.safe_loading import read_state
+from neuron_specialization.export.bundle import BUNDLE, Bundle, write_bundle
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.export.model_directory import PROVENANCE, find_models, read_provenance
+from neuron_specialization.storage import files
+from neuron_specialization.storage.files import gunzip, read_json
+from neuron_specialization.storage.plain_pickle import load_plain
+from neuron_specialization.storage.safe_loading import read_state
 from tests.conftest import REPOSITORY
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from neuron_specialization.activations import Counts, write_activations
+from neuron_specialization.activations.counts import Counts, write_activations
 from neuron_specialization.cli import main
-from neuron_specialization.masks import write_masks
+from neuron_specialization.masks.layer_masks import write_masks
 
 LAYERS = ("encoder.layers.0", "decoder.layers.0")
 

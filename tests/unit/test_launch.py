@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from neuron_specialization.devices import PRETEND
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.launch import check_allocation, meeting_place, trainer_commands
-from neuron_specialization.trainer_arguments import Resources
+from neuron_specialization.training.arguments import Resources
+from neuron_specialization.training.devices import PRETEND
+from neuron_specialization.training.launch import check_allocation, meeting_place, trainer_commands
 
 IN_A_JOB = {"SLURM_JOB_ID": "4711"}
 SEVERAL = Resources(gpus=8, threads=4, nodes=2, launcher="srun")

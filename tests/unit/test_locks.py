@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.locks import FileLock, claim_gpus, lock_training
+from neuron_specialization.storage.locks import FileLock, claim_gpus, lock_training
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from neuron_specialization.locks import lock_training
+from neuron_specialization.storage.locks import lock_training
 with lock_training(Path(sys.argv[1])) as lock:
     print("held", flush=True)
     time.sleep(60)

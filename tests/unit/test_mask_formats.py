@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from neuron_specialization.activations import read_activations
+from neuron_specialization.activations.counts import read_activations
 from neuron_specialization.cli import cli
 from neuron_specialization.errors import MaskError
-from neuron_specialization.mask_formats import export_masks, import_activations, import_masks
-from neuron_specialization.masks import read_masks, write_masks
+from neuron_specialization.formats.reference_masks import export_masks, import_activations, import_masks
+from neuron_specialization.masks.layer_masks import read_masks, write_masks
 
 
 def run(*arguments: object) -> Result:

@@ -13,16 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from neuron_specialization import mask_making
-from neuron_specialization import mask_methods as methods
-from neuron_specialization.activations import Counts, read_activations, write_activations
-from neuron_specialization.checkpoints import Checkpoint, plain_state, write_model
+from neuron_specialization.activations.counts import Counts, read_activations, write_activations
+from neuron_specialization.checkpoints.checkpoint import Checkpoint, plain_state, write_model
 from neuron_specialization.cli import main
 from neuron_specialization.config import MaskSpec, parse_spec
 from neuron_specialization.errors import ConfigError, MaskError
-from neuron_specialization.files import sha256_of
-from neuron_specialization.mask_making import SETTINGS, Origins, recorded_settings
-from neuron_specialization.masks import LayerMasks, read_masks, select, write_masks
+from neuron_specialization.masks import making as mask_making
+from neuron_specialization.masks import methods
+from neuron_specialization.masks.layer_masks import LayerMasks, read_masks, write_masks
+from neuron_specialization.masks.making import SETTINGS, Origins, recorded_settings
+from neuron_specialization.masks.selection import select
+from neuron_specialization.storage.files import sha256_of
 from tests.fakes.models import SMALL, random_parameters
 
 MASKS = hnp.arrays(np.bool_, st.integers(1, 70)).filter(lambda mask: bool(mask.any()))

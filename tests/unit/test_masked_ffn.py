@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuron_specialization.masked_ffn import Gather, gather_ffn, row_mask_ffn, weight_mask_ffn
+from neuron_specialization.transformer.masked_ffn import Gather, gather_ffn, row_mask_ffn, weight_mask_ffn
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 7), st.integers(1, 12))
 

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuron_specialization.activations import Counts, write_activations
-from neuron_specialization.activity_plots import plot_activity, plot_neurons, selectivity
+from neuron_specialization.activations.counts import Counts, write_activations
 from neuron_specialization.cli import main
 from neuron_specialization.errors import MaskError, TrainingError
-from neuron_specialization.mask_plots import layer_label, plot_masks
-from neuron_specialization.masks import LayerMasks
-from neuron_specialization.overlap import overlap
-from neuron_specialization.perplexity_plots import read_curves
-from neuron_specialization.plots import mark_of, plot_training, style_of
-from neuron_specialization.score_plots import SweepPoint, plot_deltas, plot_sweep
-from neuron_specialization.structure_plots import plot_clusters, plot_sharing
-from neuron_specialization.tables import ALL, DirectionGroup
-from neuron_specialization.training_curves import read_runs
+from neuron_specialization.evaluation.tables import ALL, DirectionGroup
+from neuron_specialization.figures.activity import plot_activity, plot_neurons, selectivity
+from neuron_specialization.figures.drawing import mark_of, style_of
+from neuron_specialization.figures.masks import layer_label, plot_masks
+from neuron_specialization.figures.perplexity import read_curves
+from neuron_specialization.figures.scores import SweepPoint, plot_deltas, plot_sweep
+from neuron_specialization.figures.structure import plot_clusters, plot_sharing
+from neuron_specialization.figures.training import plot_training
+from neuron_specialization.masks.layer_masks import LayerMasks
+from neuron_specialization.masks.overlap import overlap
+from neuron_specialization.training.curves import read_runs
 from tests.unit.test_report_scores import DIRECTIONS, comparison
 
 PNG = b"\x89PNG\r\n\x1a\n"

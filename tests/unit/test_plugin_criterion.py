@@ -18,7 +18,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
 from neuron_specialization.fairseq_plugin.criterion import FusedLabelSmoothedCrossEntropy
-from neuron_specialization.progress import parse_record
+from neuron_specialization.training.progress import parse_record
 
 LANGUAGES = ["en", "de", "nl"]
 DIRECTIONS = ["en-de", "de-en", "en-nl"]

@@ -21,7 +21,7 @@ from neuron_specialization.fairseq_plugin.muon import (
     orthogonalised,
 )
 from neuron_specialization.fairseq_plugin.optimizer import FusedAdam
-from neuron_specialization.fast_dropout import POOL_ELEMENTS, REFRESH_EVERY, DropoutPool
+from neuron_specialization.transformer.fast_dropout import POOL_ELEMENTS, REFRESH_EVERY, DropoutPool
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

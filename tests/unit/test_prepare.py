@@ -17,7 +17,7 @@ from neuron_specialization.corpora.spec import CorpusSpec, KeptOut, corpus_spec_
 from neuron_specialization.corpora.testsets import prepare_testset
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ConfigError, CorpusError
-from neuron_specialization.files import read_lines, sha256_of
+from neuron_specialization.storage.files import read_lines, sha256_of
 from tests.fakes.corpora import (
     corpus_spec,
     local_files,

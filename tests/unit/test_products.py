@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neuron_specialization.fused_loss import projected_label_smoothed_loss
-from neuron_specialization.products import ROW_MULTIPLE, bfloat16_is_faster, bfloat16_linear
+from neuron_specialization.transformer.fused_loss import projected_label_smoothed_loss
+from neuron_specialization.transformer.products import ROW_MULTIPLE, bfloat16_is_faster, bfloat16_linear
 
 # a factor is rounded to 8 bits of mantissa, the product once more
 PRECISION = 3 * 2.0**-8

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_specialization.progress import (
+from neuron_specialization.training.progress import (
     MetricsFile,
     ProgressDisplay,
     Record,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization import published
 from neuron_specialization.cli import main
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.published import PublishedScore, find_outputs, paper_table
+from neuron_specialization.evaluation import published
+from neuron_specialization.evaluation.published import PublishedScore, find_outputs, paper_table
 
 CODES = published._languages_by_tier()
 

@@ -15,7 +15,13 @@ import pytest
 
 from neuron_specialization.cli import main
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.files import write_json
+from neuron_specialization.evaluation.significance import (
+    Comparison,
+    DirectionResult,
+    GroupResult,
+    Settings,
+    read_comparison,
+)
 from neuron_specialization.reporting.answer import answer, context, effects, family_sentences, overall
 from neuron_specialization.reporting.scores import mark, read_evaluation, score_tables
 from neuron_specialization.reporting.table import (
@@ -30,13 +36,7 @@ from neuron_specialization.reporting.table import (
     to_latex,
     to_markdown,
 )
-from neuron_specialization.significance import (
-    Comparison,
-    DirectionResult,
-    GroupResult,
-    Settings,
-    read_comparison,
-)
+from neuron_specialization.storage.files import write_json
 
 SIGNATURE = "nrefs:1|tok:13a|version:2.6.0"
 DIRECTIONS = {"en-de": ("en→X", 10.0), "de-en": ("X→en", 20.0)}

@@ -11,8 +11,8 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import Result, _paired_ar_test, _paired_bs_test
 
-from neuron_specialization import resampling
-from neuron_specialization.significance import Settings, paired_tests
+from neuron_specialization.evaluation import resampling
+from neuron_specialization.evaluation.significance import Settings, paired_tests
 
 SENTENCE = "the a small house stands near an old river and nobody knows why it was built there"
 WORDS = SENTENCE.split()

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from neuron_specialization import scoring
 from neuron_specialization.cli import main
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
+from neuron_specialization.evaluation import scoring
 
 DE_EN = Direction("de", "en")
 SENTENCE = "the a small house stands near old river and nobody knows why it was built there ."

@@ -21,11 +21,11 @@ import pytest
 from click.testing import CliRunner
 
 from neuron_specialization import Translator
-from neuron_specialization.bundle import write_bundle
 from neuron_specialization.cli import cli
 from neuron_specialization.errors import TranslationError
-from neuron_specialization.export import export_system
-from neuron_specialization.translation import Hypothesis
+from neuron_specialization.export.bundle import write_bundle
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.translation.translator import Hypothesis
 from tests.browser import Browser
 from tests.fakes.models import SMALL, random_masks, write_mask_folder, write_random_model
 

@@ -16,8 +16,7 @@ from sacrebleu.significance import PairedTest
 
 from neuron_specialization.cli import main
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.reporting.answer import answer
-from neuron_specialization.significance import (
+from neuron_specialization.evaluation.significance import (
     LEVEL,
     PairedFiles,
     Settings,
@@ -29,7 +28,8 @@ from neuron_specialization.significance import (
     interval,
     read_comparison,
 )
-from neuron_specialization.tables import DirectionGroup
+from neuron_specialization.evaluation.tables import DirectionGroup
+from neuron_specialization.reporting.answer import answer
 
 SENTENCE = "the a small house stands near old river and nobody knows why it was built there"
 WORDS = SENTENCE.split()

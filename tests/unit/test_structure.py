@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_specialization.structure import (
+from neuron_specialization.masks.structure import (
     SHARES,
     FamilyTest,
     adjusted_rand,

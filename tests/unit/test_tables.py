@@ -13,10 +13,14 @@ from rich.console import Console
 
 from neuron_specialization.cli import main
 from neuron_specialization.errors import NeuronSpecializationError, ScoringError
-from neuron_specialization.means import Means, summarise, summarise_directions
-from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
-from neuron_specialization.table_text import print_tables, write_summary_markdown
-from neuron_specialization.tables import DirectionGroup, read_scores
+from neuron_specialization.evaluation.means import Means, summarise, summarise_directions
+from neuron_specialization.evaluation.table_files import (
+    write_directions_csv,
+    write_scores_csv,
+    write_summary_csv,
+)
+from neuron_specialization.evaluation.table_text import print_tables, write_summary_markdown
+from neuron_specialization.evaluation.tables import DirectionGroup, read_scores
 
 GROUPS = [
     DirectionGroup("en-de", "en→X", "high", "Germanic"),

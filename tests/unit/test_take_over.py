@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuron_specialization.binarize import write_mmap
 from neuron_specialization.config import Model, Recipe, Training
-from neuron_specialization.corpora.take_over import (
+from neuron_specialization.directions import Direction
+from neuron_specialization.errors import CorpusError, TrainingError
+from neuron_specialization.preprocessing.binarize import write_mmap
+from neuron_specialization.preprocessing.take_over import (
     content_of,
     find_data_bin,
     fingerprint_of,
     index_files,
     take_over,
 )
-from neuron_specialization.corpora.take_over import (
+from neuron_specialization.preprocessing.take_over import (
     testset_from_data_bin as data_bin_testset,
 )
-from neuron_specialization.directions import Direction
-from neuron_specialization.errors import CorpusError, TrainingError
-from neuron_specialization.files import read_json, read_lines, sha256_of
-from neuron_specialization.training_runs import input_checksums
+from neuron_specialization.storage.files import read_json, read_lines, sha256_of
+from neuron_specialization.training.runs import input_checksums
 
 PIECES = ["▁ein", "▁Haus", "▁a", "▁house", "s", "▁une"]  # ids 4 to 9
 LANGUAGES = ["en", "de", "fr"]
@@ -248,7 +248,7 @@ def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     content = bytearray(range(256)) * 40_000
     path.write_bytes(content)
     assert fingerprint_of(path) == sha256_of(path)
-    monkeypatch.setattr("neuron_specialization.corpora.take_over._HASHED_WHOLE", 1000)
+    monkeypatch.setattr("neuron_specialization.preprocessing.take_over._HASHED_WHOLE", 1000)
     first = fingerprint_of(path)
     assert first.startswith("sampled:") and fingerprint_of(path) == first
     for position in (0, len(content) // 15 * 7 + 100, len(content) - 1):

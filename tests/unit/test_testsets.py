@@ -11,7 +11,7 @@ import pytest
 from neuron_specialization.corpora.testsets import prepare_testset, source_files
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
-from neuron_specialization.files import read_lines, sha256_of
+from neuron_specialization.storage.files import read_lines, sha256_of
 from tests.conftest import shared_file
 from tests.fakes.corpora import write_text
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron_specialization.corpora.text import count_words, normalise
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.text import Segmenter, count_words, normalise
+from neuron_specialization.preprocessing.pieces import Segmenter
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from neuron_specialization.config import Model, Recipe, Training
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.trainer_arguments import (
+from neuron_specialization.training.arguments import (
     PLUGIN,
     Resources,
     log_interval,

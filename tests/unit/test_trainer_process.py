@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization import trainer_process
-from neuron_specialization.locks import FileLock
-from neuron_specialization.progress import MetricsFile, ProgressDisplay
-from neuron_specialization.trainer_process import Outcome, run_trainer
+from neuron_specialization.storage.locks import FileLock
+from neuron_specialization.training import process as trainer_process
+from neuron_specialization.training.process import Outcome, run_trainer
+from neuron_specialization.training.progress import MetricsFile, ProgressDisplay
 
 # a rank that computes in C without coming back to Python, as one in a CUDA call that waits for the others
 BUSY = """

@@ -25,16 +25,17 @@ from unittest import mock
 import pytest
 import torch
 
-from neuron_specialization import locks, training_runs
-from neuron_specialization.checkpoints import load_checkpoint
+from neuron_specialization.checkpoints.checkpoint import load_checkpoint
 from neuron_specialization.cli import main
 from neuron_specialization.config import Model, Recipe, Training
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.files import sha256_of
-from neuron_specialization.masks import write_masks
-from neuron_specialization.progress import MetricsFile, Record
-from neuron_specialization.resume import ResumePoint, fit_to_processes, newest_saved, prepare_resume
-from neuron_specialization.safe_loading import read_state
+from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.storage import locks
+from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.safe_loading import read_state
+from neuron_specialization.training import runs as training_runs
+from neuron_specialization.training.progress import MetricsFile, Record
+from neuron_specialization.training.resume import ResumePoint, fit_to_processes, newest_saved, prepare_resume
 from tests.fakes import checkpoints as fake
 
 FAKE = Path(fake.__file__).with_name("fake_fairseq_train.py")

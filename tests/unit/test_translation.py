@@ -16,19 +16,16 @@ from hypothesis import strategies as st
 import neuron_specialization
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ConfigError, TranslationError
-from neuron_specialization.translation import (
+from neuron_specialization.preprocessing.pieces import join_pieces, split_pieces
+from neuron_specialization.translation.engine import (
     Engine,
-    Hypothesis,
     PieceHypothesis,
     Pieces,
     SearchOptions,
     Segmentation,
-    Translator,
-    join_pieces,
-    split_pieces,
-    translate_stream,
-    write_translations,
 )
+from neuron_specialization.translation.streams import translate_stream, write_translations
+from neuron_specialization.translation.translator import Hypothesis, Translator
 
 DE_EN, EN_DE, FR_EN = (Direction.parse(text) for text in ("de-en", "en-de", "fr-en"))
 

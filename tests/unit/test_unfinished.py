@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization.files import write_json
-from neuron_specialization.unfinished import remove_abandoned, unfinished_file, unfinished_folder
+from neuron_specialization.storage.files import write_json
+from neuron_specialization.storage.unfinished import remove_abandoned, unfinished_file, unfinished_folder
 
 KILLED = """
 import os, pathlib, signal, sys
-from neuron_specialization.unfinished import unfinished_file, unfinished_folder
+from neuron_specialization.storage.unfinished import unfinished_file, unfinished_folder
 place = pathlib.Path(sys.argv[1])
 with unfinished_file(place / "a.json") as file, unfinished_folder(place / "model") as folder:
     file.write_text("half")

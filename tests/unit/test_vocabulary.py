@@ -11,8 +11,8 @@ from neuron_specialization.config import load_config
 from neuron_specialization.corpora.layout import CorpusFolder
 from neuron_specialization.corpora.prepare import prepare_corpus
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.text import Segmenter
-from neuron_specialization.vocabulary import (
+from neuron_specialization.preprocessing.pieces import Segmenter
+from neuron_specialization.preprocessing.vocabulary import (
     sampled_size,
     train_vocabulary,
     training_sentences,

@@ -15,12 +15,13 @@ from neuron_specialization.corpora.prepare import prepare_corpus
 from neuron_specialization.corpora.spec import CorpusSpec, corpus_spec_of
 from neuron_specialization.corpora.zero_shot import pair_by_pivot
 from neuron_specialization.errors import CorpusError, MaskError, TranslationError
-from neuron_specialization.export import export_system
-from neuron_specialization.files import read_lines, sha256_of
-from neuron_specialization.masks import compose_zero_shot, read_masks, write_masks
-from neuron_specialization.model_directory import read_provenance
-from neuron_specialization.tables import DirectionGroup, direction_sets
-from neuron_specialization.translation import SearchOptions, Translator
+from neuron_specialization.evaluation.tables import DirectionGroup, direction_sets
+from neuron_specialization.export.ctranslate2_export import export_system
+from neuron_specialization.export.model_directory import read_provenance
+from neuron_specialization.masks.layer_masks import compose_zero_shot, read_masks, write_masks
+from neuron_specialization.storage.files import read_lines, sha256_of
+from neuron_specialization.translation.engine import SearchOptions
+from neuron_specialization.translation.translator import Translator
 from tests.fakes.corpora import corpus_spec, local_files, write_text
 from tests.fakes.models import SMALL, random_masks, write_random_model
 

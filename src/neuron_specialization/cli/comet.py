@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization import comet as scorer
 from neuron_specialization.cli.options import detokenizer_option, direction_list, interval_options
 from neuron_specialization.directions import Direction
-from neuron_specialization.files import write_json
-from neuron_specialization.scoring import Bootstrap
+from neuron_specialization.evaluation import comet as scorer
+from neuron_specialization.evaluation.scoring import Bootstrap
+from neuron_specialization.storage.files import write_json
 
 
 @click.command()

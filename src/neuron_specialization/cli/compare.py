@@ -10,10 +10,10 @@ import click
 from neuron_specialization.cli.options import detokenizer_option, groups_option, name_list
 from neuron_specialization.cli.report import parse_groups
 from neuron_specialization.directions import Direction
-from neuron_specialization.files import write_json
-from neuron_specialization.scoring import BOOTSTRAP_SEED, label
-from neuron_specialization.significance import Comparison, PairedFiles, Settings, enough
-from neuron_specialization.significance import compare as compare_systems
+from neuron_specialization.evaluation.scoring import BOOTSTRAP_SEED, label
+from neuron_specialization.evaluation.significance import Comparison, PairedFiles, Settings, enough
+from neuron_specialization.evaluation.significance import compare as compare_systems
+from neuron_specialization.storage.files import write_json
 
 
 @click.command()
@@ -91,7 +91,7 @@ def compare(
 def _print(result: Comparison) -> None:
     from rich.console import Console
 
-    from neuron_specialization.table_text import print_comparison
+    from neuron_specialization.evaluation.table_text import print_comparison
 
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -22,7 +22,12 @@ from neuron_specialization.errors import ConfigError
 @click.option("--output", type=FOLDER, required=True, help="Folder for costs.csv and costs.md.")
 def costs(training: Path, masks: Path, benchmarks: Path, runs: str, seed: int | None, output: Path) -> None:
     """Tabulate parameters, masks, updates, tokens, time, memory and energy of every training."""
-    from neuron_specialization.costs import cost_of, parse_runs, write_costs_csv, write_costs_markdown
+    from neuron_specialization.evaluation.costs import (
+        cost_of,
+        parse_runs,
+        write_costs_csv,
+        write_costs_markdown,
+    )
 
     found = [cost_of(run, training, masks, benchmarks, seed) for run in parse_runs(runs)]
     write_costs_csv(output / "costs.csv", found)
@@ -46,7 +51,7 @@ def perplexity(
 ) -> None:
     """Tabulate each direction's perplexity over training, and the gaps between systems trained alike."""
     from neuron_specialization.cli.report import parse_groups
-    from neuron_specialization.perplexity import (
+    from neuron_specialization.evaluation.perplexity import (
         interference,
         read_losses,
         write_interference_csv,

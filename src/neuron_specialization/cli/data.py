@@ -77,10 +77,15 @@ def testset(
     source: Any, path: Path, splits: list[str], directions: list[str], corpus: Path | None, output: Path
 ) -> None:
     """Bring a multi-parallel test set into the layout that translation and scoring read."""
-    from neuron_specialization.corpora.testsets import prepare_testset
-
     wanted = [Direction.parse(name) for name in directions]
-    manifest = prepare_testset(source, path, splits, wanted, output, corpus)
+    if source == "data-bin":
+        from neuron_specialization.preprocessing.take_over import testset_from_data_bin
+
+        manifest = testset_from_data_bin(path, splits, wanted, output)
+    else:
+        from neuron_specialization.corpora.testsets import prepare_testset
+
+        manifest = prepare_testset(source, path, splits, wanted, output, corpus)
     segments = manifest["segments"]
     if isinstance(segments, dict):
         segments = sum(segments.values())
@@ -108,7 +113,7 @@ def testset(
 @click.option("--output", type=PATH, required=True, help="Gets spm.model and dict.txt.")
 def vocabulary(corpus_folder: Path, spec: str, seed: int | None, output: Path) -> None:
     """Train the joint SentencePiece vocabulary on the training text."""
-    from neuron_specialization.vocabulary import VocabularySpec, train_vocabulary
+    from neuron_specialization.preprocessing.vocabulary import VocabularySpec, train_vocabulary
 
     parsed = parse_spec(VocabularySpec, spec, "vocabulary spec")
     if seed is not None:
@@ -123,7 +128,7 @@ def vocabulary(corpus_folder: Path, spec: str, seed: int | None, output: Path) -
 @click.option("--output", type=PATH, required=True, help="The fairseq data-bin folder.")
 def binarize(corpus_folder: Path, vocabulary_folder: Path, output: Path) -> None:
     """Encode all splits and pairs into fairseq's memory-mapped format."""
-    from neuron_specialization.binarize import binarize_corpus
+    from neuron_specialization.preprocessing.binarize import binarize_corpus
 
     manifest = binarize_corpus(corpus_folder, vocabulary_folder, output)
     rows: list[list[object]] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.files import atomic_text, write_json
+from neuron_specialization.storage.files import atomic_text, write_json
 
 
 @click.command()
@@ -26,9 +26,9 @@ from neuron_specialization.files import atomic_text, write_json
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
 def evaluation_tables(tables: Path, comparisons: tuple[Path, ...], output: Path) -> None:
     """Make evaluation.csv, .json, .md and .tex: scores, differences, intervals, significance."""
+    from neuron_specialization.evaluation.significance import read_comparison
     from neuron_specialization.reporting.scores import read_evaluation, score_tables
     from neuron_specialization.reporting.table import to_csv, to_json, to_latex, to_markdown
-    from neuron_specialization.significance import read_comparison
 
     made = score_tables(read_evaluation(tables, [read_comparison(path) for path in comparisons]))
     for suffix, render in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):

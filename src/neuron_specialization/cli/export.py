@@ -10,9 +10,9 @@ import click
 from neuron_specialization.cli.options import PATH, direction_list
 
 if TYPE_CHECKING:
-    from neuron_specialization.bundle import Dtype
-    from neuron_specialization.exportable import Reading
-    from neuron_specialization.translation import InputFormat
+    from neuron_specialization.export.bundle import Dtype
+    from neuron_specialization.export.exportable import Reading
+    from neuron_specialization.export.model_directory import InputFormat
 
 
 @click.command()
@@ -95,15 +95,15 @@ def export(
         click.echo(f"exported {output if target == 'bundle' else output / name}")
 
     if target == "bundle":
-        from neuron_specialization.bundle import write_bundle
+        from neuron_specialization.export.bundle import write_bundle
 
         dtype = cast("Dtype", quantization)
         write_bundle(checkpoint, vocabulary, output, dtype=dtype, progress=progress, **reading)
     elif target == "fairseq":
-        from neuron_specialization.fairseq_export import export_fairseq
+        from neuron_specialization.export.fairseq_export import export_fairseq
 
         export_fairseq(checkpoint, vocabulary, output, progress=progress, **reading)
     else:
-        from neuron_specialization.export import export_system
+        from neuron_specialization.export.ctranslate2_export import export_system
 
         export_system(checkpoint, vocabulary, output, quantization=quantization, progress=progress, **reading)

@@ -33,7 +33,7 @@ def import_checkpoint(
     as_json: bool,
 ) -> None:
     """Turn a checkpoint of fairseq or of the reference implementation into a model.pt."""
-    from neuron_specialization.checkpoint_import import import_model
+    from neuron_specialization.checkpoints.importing import import_model
 
     facts = import_model(
         checkpoint,
@@ -79,9 +79,9 @@ def export_checkpoint(
     as_json: bool,
 ) -> None:
     """Write a model as a plain fairseq checkpoint, or as the reference implementation saves it."""
-    from neuron_specialization.checkpoint_export import fairseq_state, reference_state
-    from neuron_specialization.checkpoints import load_checkpoint, write_model
-    from neuron_specialization.files import sha256_of
+    from neuron_specialization.checkpoints.checkpoint import load_checkpoint, write_model
+    from neuron_specialization.checkpoints.exporting import fairseq_state, reference_state
+    from neuron_specialization.storage.files import sha256_of
 
     model = load_checkpoint(checkpoint, unsafe=allow_unsafe_pickle)
     state = fairseq_state(model, direction) if target == "fairseq" else reference_state(model, mask_folder)

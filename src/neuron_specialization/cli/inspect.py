@@ -25,7 +25,7 @@ def inspect() -> None:
 @_json
 def masks(file: Path, as_json: bool) -> None:
     """The masks of one direction: which method made them, how many neurons they keep."""
-    from neuron_specialization.masks import read_masks
+    from neuron_specialization.masks.layer_masks import read_masks
 
     found = read_masks(file)
     layers = {
@@ -50,8 +50,8 @@ def masks(file: Path, as_json: bool) -> None:
 @_json
 def activations(file: Path, as_json: bool) -> None:
     """The counts of one direction: positions, dead neurons, how few neurons make up 95 % of the activity."""
-    from neuron_specialization.activations import read_activations
-    from neuron_specialization.masks import select
+    from neuron_specialization.activations.counts import read_activations
+    from neuron_specialization.masks.selection import select
 
     layers, metadata = read_activations(file)
     positions = _positions(metadata)
@@ -90,7 +90,7 @@ def activations(file: Path, as_json: bool) -> None:
 @_json
 def checkpoint(file: Path, allow_unsafe_pickle: bool, as_json: bool) -> None:
     """A model: its shape, languages, directions, where it comes from. Nothing in the file is run."""
-    from neuron_specialization.checkpoints import load_checkpoint
+    from neuron_specialization.checkpoints.checkpoint import load_checkpoint
 
     found = load_checkpoint(file, unsafe=allow_unsafe_pickle)
     facts = {

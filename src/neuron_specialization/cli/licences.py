@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.files import atomic_text
+from neuron_specialization.storage.files import atomic_text
 
 
 @click.command()

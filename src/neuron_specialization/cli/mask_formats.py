@@ -11,8 +11,8 @@ import click
 from neuron_specialization.cli.options import FILE, FOLDER, direction_list
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import MaskError
-from neuron_specialization.files import sha256_of
-from neuron_specialization.layer_tensors import present_directions
+from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.layer_tensors import present_directions
 
 directions_option = click.option(
     "--directions", callback=direction_list, help="E.g. en-de,de-en; default: all in the folder."
@@ -34,8 +34,8 @@ def import_activations(
     folder: Path, directions: list[str], output: Path, allow_unsafe_pickle: bool, as_json: bool
 ) -> None:
     """Read the reference's activation counts (activations.pkl)."""
-    from neuron_specialization.layer_tensors import write_layers
-    from neuron_specialization.mask_formats import import_activations as read
+    from neuron_specialization.formats.reference_masks import import_activations as read
+    from neuron_specialization.storage.layer_tensors import write_layers
 
     names = directions or sorted(path.parent.name for path in folder.glob("*/activations.pkl"))
     if not names:
@@ -66,8 +66,8 @@ def import_masks(
     folder: Path, directions: list[str], checkpoint: Path | None, packed: bool, output: Path, as_json: bool
 ) -> None:
     """Read the reference's expanded masks ([d_ff, d] per layer)."""
-    from neuron_specialization.mask_formats import import_masks as read
-    from neuron_specialization.masks import LayerMasks, check_shapes, write_masks
+    from neuron_specialization.formats.reference_masks import import_masks as read
+    from neuron_specialization.masks.layer_masks import LayerMasks, check_shapes, write_masks
 
     shapes = _widths(checkpoint)[0] if checkpoint else None
     made: dict[str, LayerMasks] = {}
@@ -99,8 +99,8 @@ def export_masks(
     as_json: bool,
 ) -> None:
     """Write masks as the reference does: bool[d_ff, d] per layer, one file a direction."""
-    from neuron_specialization.mask_formats import export_masks as write
-    from neuron_specialization.masks import read_mask_folder
+    from neuron_specialization.formats.reference_masks import export_masks as write
+    from neuron_specialization.masks.layer_masks import read_mask_folder
 
     shapes = None
     if checkpoint is not None and d_model is None:
@@ -115,7 +115,7 @@ def export_masks(
 
 def _widths(checkpoint: Path) -> tuple[dict[str, int], int]:
     """Layer name → d_ff, and d."""
-    from neuron_specialization.checkpoints import load_checkpoint
+    from neuron_specialization.checkpoints.checkpoint import load_checkpoint
 
     model = load_checkpoint(checkpoint)
     return model.layer_widths, model.d_model

@@ -14,8 +14,8 @@ import click
 from neuron_specialization.cli.options import FILE, FOLDER, direction_list, name_list
 from neuron_specialization.cli.printing import print_kept, print_table
 from neuron_specialization.errors import MaskError
-from neuron_specialization.files import sha256_of, write_json
-from neuron_specialization.layer_tensors import present_directions
+from neuron_specialization.storage.files import sha256_of, write_json
+from neuron_specialization.storage.layer_tensors import present_directions
 
 
 @click.command()
@@ -66,9 +66,11 @@ def activations(
     as_json: bool,
 ) -> None:
     """Count how often each neuron fires, for all directions in one process."""
-    from neuron_specialization.activations import count_activations, open_texts, write_activations
-    from neuron_specialization.checkpoints import load_checkpoint
-    from neuron_specialization.devices import require_gpus
+    from neuron_specialization.activations.counting import count_activations
+    from neuron_specialization.activations.counts import write_activations
+    from neuron_specialization.activations.texts import open_texts
+    from neuron_specialization.checkpoints.checkpoint import load_checkpoint
+    from neuron_specialization.training.devices import require_gpus
 
     started = time.monotonic()
     if device.partition(":")[0] == "cuda":
@@ -153,8 +155,8 @@ def masks(
 ) -> None:
     """Select the neurons each direction keeps: by activity (--k), or as a configuration says (--spec)."""
     from neuron_specialization.config import MaskSpec, parse_spec
-    from neuron_specialization.mask_making import Origins, make_masks
-    from neuron_specialization.masks import write_masks
+    from neuron_specialization.masks.layer_masks import write_masks
+    from neuron_specialization.masks.making import Origins, make_masks
 
     if (spec is None) == (k is None):
         raise click.UsageError("give either --k or --spec")
@@ -206,9 +208,9 @@ def overlap(
     as_json: bool,
 ) -> None:
     """Sparsity of the masks, their overlap (IoU) within and across branches, a test of family structure."""
-    from neuron_specialization.masks import read_mask_folder
-    from neuron_specialization.overlap import likely_pivot
-    from neuron_specialization.overlap import overlap as describe
+    from neuron_specialization.masks.layer_masks import read_mask_folder
+    from neuron_specialization.masks.overlap import likely_pivot
+    from neuron_specialization.masks.overlap import overlap as describe
 
     names = directions or present_directions(mask_folder)
     found = read_mask_folder(mask_folder, names)

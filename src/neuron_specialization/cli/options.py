@@ -40,7 +40,7 @@ def direction_list(context: click.Context, parameter: click.Parameter, value: st
 
 def detokenizer_option(help: str) -> Callable[[Command], Command]:
     """``--detokenizer``, or for short ``--detokenize``: what is done to texts before they are scored."""
-    from neuron_specialization.detokenize import DETOKENIZERS
+    from neuron_specialization.evaluation.detokenize import DETOKENIZERS
 
     return click.option(
         "--detokenize",
@@ -55,7 +55,7 @@ def detokenizer_option(help: str) -> Callable[[Command], Command]:
 
 def interval_options(command: Command) -> Command:
     """``--bootstrap``, ``--confidence`` and ``--seed`` of a score's interval (scoring.Bootstrap)."""
-    from neuron_specialization.scoring import BOOTSTRAP_SEED
+    from neuron_specialization.evaluation.scoring import BOOTSTRAP_SEED
 
     return _all(
         click.option(

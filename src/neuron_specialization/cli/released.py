@@ -19,8 +19,8 @@ from neuron_specialization.cli.options import PATH, name_list
 def unpack(archive: Path, output: Path, max_gigabytes: int, content: Path | None) -> None:
     """Unpack an archive safely: nothing outside the folder, no devices, no bombs, whole or not at all."""
     from neuron_specialization.corpora.archives import safe_extract
-    from neuron_specialization.corpora.take_over import content_of
-    from neuron_specialization.files import write_json
+    from neuron_specialization.preprocessing.take_over import content_of
+    from neuron_specialization.storage.files import write_json
 
     files = safe_extract(archive, output, max_bytes=max_gigabytes * 10**9)
     if content is not None:
@@ -56,7 +56,7 @@ def take_over_data_bin(
     output: Path,
 ) -> None:
     """Check a data-bin that fairseq-preprocess made elsewhere, and link it into an experiment."""
-    from neuron_specialization.corpora.take_over import take_over
+    from neuron_specialization.preprocessing.take_over import take_over
 
     manifest = take_over(
         source,
@@ -96,8 +96,8 @@ def take_over_model(
     allow_unsafe_pickle: bool,
 ) -> None:
     """Take over a released checkpoint as a trained system."""
+    from neuron_specialization.checkpoints.take_over import take_over_model as take_over
     from neuron_specialization.config import parse_recipe
-    from neuron_specialization.released import take_over_model as take_over
 
     facts = take_over(
         checkpoint,

@@ -10,10 +10,14 @@ import click
 
 from neuron_specialization.cli.options import first_seed_option, groups_option, name_list
 from neuron_specialization.errors import ConfigError, MaskError
-from neuron_specialization.files import read_json
-from neuron_specialization.means import summarise, summarise_directions
-from neuron_specialization.table_files import write_directions_csv, write_scores_csv, write_summary_csv
-from neuron_specialization.tables import DirectionGroup, read_scores
+from neuron_specialization.evaluation.means import summarise, summarise_directions
+from neuron_specialization.evaluation.table_files import (
+    write_directions_csv,
+    write_scores_csv,
+    write_summary_csv,
+)
+from neuron_specialization.evaluation.tables import DirectionGroup, read_scores
+from neuron_specialization.storage.files import read_json
 
 
 def parse_groups(text: str) -> list[DirectionGroup]:
@@ -81,7 +85,7 @@ def tables(
     """Make scores.csv, directions.csv, summary.csv and summary.md of all scores, and print the table."""
     from rich.console import Console
 
-    from neuron_specialization.table_text import print_tables, write_summary_markdown
+    from neuron_specialization.evaluation.table_text import print_tables, write_summary_markdown
 
     table = read_scores(
         scores,
@@ -171,31 +175,31 @@ def figures(
         raise click.UsageError("--comparison needs --groups")
     written = []
     if training is not None:
-        from neuron_specialization.plots import plot_training
-        from neuron_specialization.training_curves import read_runs
+        from neuron_specialization.figures.training import plot_training
+        from neuron_specialization.training.curves import read_runs
 
         written += plot_training(read_runs(training, systems or None), output)
     for path in overlaps:
         written += _mask_figures(path, output)
     if activity is not None and activations is not None:
-        from neuron_specialization.activity_plots import plot_activity, plot_neurons, read_rates
+        from neuron_specialization.figures.activity import plot_activity, plot_neurons, read_rates
 
         overlap, selection = read_json(activity), activity.resolve().parent.name
         rates = read_rates(activations, list(overlap["directions"]))
         written += plot_activity(rates, overlap, selection, output)
         written += plot_neurons(rates, overlap, selection, output)
     if comparisons and groups is not None:
-        from neuron_specialization.score_plots import plot_deltas
-        from neuron_specialization.significance import read_comparison
+        from neuron_specialization.evaluation.significance import read_comparison
+        from neuron_specialization.figures.scores import plot_deltas
 
         for path in comparisons:
             written += plot_deltas(read_comparison(path), parse_groups(groups), output)
     if sweep is not None:
-        from neuron_specialization.score_plots import plot_sweep
+        from neuron_specialization.figures.scores import plot_sweep
 
         written += plot_sweep(_sweep_points(sweep), output)
     if perplexity is not None:
-        from neuron_specialization.perplexity_plots import plot_perplexity
+        from neuron_specialization.figures.perplexity import plot_perplexity
 
         written += plot_perplexity(perplexity, output)
     for path in written:
@@ -203,8 +207,8 @@ def figures(
 
 
 def _mask_figures(path: Path, output: Path) -> list[Path]:
-    from neuron_specialization.mask_plots import plot_masks
-    from neuron_specialization.structure_plots import plot_clusters, plot_sharing
+    from neuron_specialization.figures.masks import plot_masks
+    from neuron_specialization.figures.structure import plot_clusters, plot_sharing
 
     overlap, selection = read_json(path), path.resolve().parent.name
     written = plot_masks(overlap, selection, output)
@@ -218,8 +222,8 @@ def _mask_figures(path: Path, output: Path) -> list[Path]:
 
 
 def _sweep_points(text: str) -> list[Any]:
-    from neuron_specialization.score_plots import SweepPoint
-    from neuron_specialization.significance import read_comparison
+    from neuron_specialization.evaluation.significance import read_comparison
+    from neuron_specialization.figures.scores import SweepPoint
 
     try:
         return [

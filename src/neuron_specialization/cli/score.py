@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from neuron_specialization import published, scoring
 from neuron_specialization.cli.options import detokenizer_option, interval_options, name_list
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
-from neuron_specialization.files import write_json
+from neuron_specialization.evaluation import published, scoring
+from neuron_specialization.storage.files import write_json
 
 
 def _print_score(result: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def serve(
     Without authentication or encryption: it listens on this machine only, unless told otherwise. Stopped by
     SIGTERM or Ctrl-C it finishes what it is doing and takes on nothing more.
     """
-    from neuron_specialization.translation import Translator
+    from neuron_specialization.translation.translator import Translator
 
     translator = Translator.load(
         model, threads=threads, compute_type=compute_type, device=device, keep=keep, cache=cache

@@ -62,8 +62,8 @@ def train(
     checkpoints/<fingerprint>/, beside the trainer's full log.
     """
     from neuron_specialization.config import parse_recipe
-    from neuron_specialization.trainer_arguments import DEFAULT_TRAINER, Resources
-    from neuron_specialization.training import train as run
+    from neuron_specialization.training.arguments import DEFAULT_TRAINER, Resources
+    from neuron_specialization.training.train import train as run
 
     try:
         facts = run(

@@ -15,15 +15,11 @@ import click
 
 from neuron_specialization.cli.options import PATH, translator_options
 from neuron_specialization.errors import CorpusError, TranslationError
-from neuron_specialization.files import atomic_text
-from neuron_specialization.translation import (
-    InputFormat,
-    SearchOptions,
-    TooLong,
-    Translator,
-    translate_stream,
-    write_translations,
-)
+from neuron_specialization.export.model_directory import InputFormat
+from neuron_specialization.storage.files import atomic_text
+from neuron_specialization.translation.engine import SearchOptions
+from neuron_specialization.translation.streams import translate_stream, write_translations
+from neuron_specialization.translation.translator import TooLong, Translator
 
 
 @click.command()
@@ -138,7 +134,7 @@ def translate(
             raise click.UsageError("--engine fairseq takes --checkpoint, --vocabulary and (if masked) --mask")
         if int8 or compute_type != "default":
             raise click.UsageError("--engine fairseq computes in float32 only")
-        from neuron_specialization.translation_fairseq import open_checkpoint
+        from neuron_specialization.translation.fairseq_engine import open_checkpoint
 
         translator = open_checkpoint(
             checkpoint,

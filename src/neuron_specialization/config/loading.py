@@ -11,8 +11,8 @@ import yaml
 
 from neuron_specialization.config.experiment import Config
 from neuron_specialization.config.recipe import Recipe
+from neuron_specialization.config.validation import ModelT, validated
 from neuron_specialization.errors import ConfigError
-from neuron_specialization.validation import ModelT, validated
 
 # of a configuration written out; the largest here has a few hundred values on five levels
 _MAX_VALUES = 200_000

@@ -17,8 +17,8 @@ from neuron_specialization.config.mask_selections import (
 )
 from neuron_specialization.config.runs import seed_of_run, selections_by_run
 from neuron_specialization.config.sections import LanguageCode, Model, Positive, Section, Training
-from neuron_specialization.files import hash_of
 from neuron_specialization.run_names import SEPARATOR, split_run
+from neuron_specialization.storage.files import hash_of
 
 # a system (`ns`), its run under a further seed (`ns@223`), or the fine-tuning of a direction (`lass/de-en`)
 RunName = Annotated[

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from neuron_specialization.corpora.catalogue import catalogue_entry
+from neuron_specialization.catalogue import catalogue_entry
 from neuron_specialization.directions import LANGUAGE_PATTERN
 from neuron_specialization.errors import DownloadError
 

@@ -25,8 +25,8 @@ from typing import IO, Literal
 
 from neuron_specialization.corpora.transfer import check_disk_space, human_bytes
 from neuron_specialization.errors import DownloadError
-from neuron_specialization.files import TOO_MUCH, most_unpacked
-from neuron_specialization.unfinished import unfinished_folder
+from neuron_specialization.storage.files import TOO_MUCH, most_unpacked
+from neuron_specialization.storage.unfinished import unfinished_folder
 
 CHUNK = 1 << 20
 # No header of a tar archive is larger than a few kB; one that claims more is meant to fill the memory.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from neuron_specialization.config import Cleaning
-from neuron_specialization.text import count_words, normalise
+from neuron_specialization.corpora.text import count_words, normalise
 
 # in the order in which they are tested; a pair is counted under the first that holds
 REASONS = ("empty", "identical", "too_long", "length_ratio", "duplicate")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from neuron_specialization.corpora.catalogue import CatalogueEntry, catalogue_entry
+from neuron_specialization.catalogue import CatalogueEntry, catalogue_entry
 from neuron_specialization.corpora.transfer import (
     HttpDownload,
     MissingFileError,
@@ -31,9 +31,9 @@ from neuron_specialization.corpora.transfer import (
     refuse_html,
 )
 from neuron_specialization.errors import DownloadError, NeuronSpecializationError
-from neuron_specialization.files import read_json, sha256_of, write_json
-from neuron_specialization.locks import open_lock
-from neuron_specialization.unfinished import unfinished_folder
+from neuron_specialization.storage.files import read_json, sha256_of, write_json
+from neuron_specialization.storage.locks import open_lock
+from neuron_specialization.storage.unfinished import unfinished_folder
 
 # The wheel is data to us: its Python version is the publisher's, not that of this environment.
 PYPI_PYTHON = "3.14"

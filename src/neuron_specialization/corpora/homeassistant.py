@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.corpora.splits import Row
+from neuron_specialization.corpora.text import normalise
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.text import normalise
 
 _MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([A-Za-z0-9-]+)\.json")
 # one translation file is some hundred kB at most, all of them some hundred MB

@@ -7,7 +7,7 @@ from typing import Any
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError, NeuronSpecializationError
-from neuron_specialization.files import read_json, read_lines, sha256_of, write_lines
+from neuron_specialization.storage.files import read_json, read_lines, sha256_of, write_lines
 
 SPLITS = ("train", "valid", "heldout")
 MANIFEST = "manifest.json"

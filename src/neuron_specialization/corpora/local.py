@@ -11,9 +11,9 @@ from pathlib import Path
 
 from neuron_specialization.corpora.layout import pair_languages
 from neuron_specialization.corpora.splits import Segments
+from neuron_specialization.corpora.text import normalise
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.files import read_lines
-from neuron_specialization.text import normalise
+from neuron_specialization.storage.files import read_lines
 
 # name in the folder → split of the corpus
 LOCAL_SPLITS = {"train": "train", "valid": "valid", "test": "heldout"}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from neuron_specialization.catalogue import catalogue_entry
 from neuron_specialization.corpora import homeassistant, local
-from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.corpora.cleaning import clean_pairs
 from neuron_specialization.corpora.layout import MANIFEST, pair_languages, remove_former, write_pair
 from neuron_specialization.corpora.near_duplicates import JACCARD, searched, with_near_duplicate
@@ -20,9 +20,9 @@ from neuron_specialization.corpora.splits import (
     sample_segments,
 )
 from neuron_specialization.corpora.testsets import read_testset
+from neuron_specialization.corpora.text import count_words
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.files import hash_of, sha256_of, write_json
-from neuron_specialization.text import count_words
+from neuron_specialization.storage.files import hash_of, sha256_of, write_json
 
 Source = Literal["homeassistant", "local"]
 # split → pair → segments; train as the source gives it, valid and heldout final

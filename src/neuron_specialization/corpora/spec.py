@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from neuron_specialization.catalogue import catalogue_entry
 from neuron_specialization.config import Cleaning, Config, LanguageCode, Positive, Section
-from neuron_specialization.corpora.catalogue import catalogue_entry
 from neuron_specialization.corpora.layout import pair_languages
 from neuron_specialization.directions import Direction
 

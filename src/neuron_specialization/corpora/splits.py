@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from neuron_specialization.corpora.cleaning import defect
 from neuron_specialization.corpora.layout import pair_languages
 from neuron_specialization.corpora.spec import CorpusSpec
+from neuron_specialization.corpora.text import count_words
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.text import count_words
 
 Row = dict[str, str]
 Segments = list[tuple[str, str]]

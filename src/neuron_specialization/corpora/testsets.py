@@ -1,7 +1,7 @@
 """Test sets that are parallel over many languages: FLORES-200, or a folder of one file a language and split.
 
 Their text is copied as published, not normalised: a score is comparable only on the published references.
-(Translation normalises what it reads; see text.Segmenter.)
+(Translation normalises what it reads; see preprocessing/pieces.py.)
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from neuron_specialization.corpora.layout import (
 from neuron_specialization.corpora.splits import HeldOutIndex, Segments, comparison_key
 from neuron_specialization.directions import Direction, known_languages
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.files import read_lines, write_json
-from neuron_specialization.unfinished import unfinished_folder
+from neuron_specialization.storage.files import read_lines, write_json
+from neuron_specialization.storage.unfinished import unfinished_folder
 
 # FLORES-200 unpacks to 0.1 GB
 _MAX_UNPACKED = 4 << 30
 
-TestsetSource = Literal["flores200", "folder", "data-bin"]
+TestsetSource = Literal["flores200", "folder"]
 
 
 def prepare_testset(
@@ -44,7 +44,6 @@ def prepare_testset(
         source: ``flores200``: an unpacked FLORES-200 (``<split>/<code>.<split>``, as in
             ``devtest/deu_Latn.devtest``); ``folder``: ``<split>.<language>`` files. Both may end in ``.gz``,
             and a language may be named by its code or its FLORES-200 code (data/languages.tsv).
-            ``data-bin``: see take_over.testset_from_data_bin.
         path: the folder, or an archive of it.
         splits: e.g. ``["dev", "devtest"]``.
         directions: what is to be translated.
@@ -58,10 +57,6 @@ def prepare_testset(
     Raises:
         CorpusError: listing every language that is missing, empty, damaged or of another length.
     """
-    if source == "data-bin":
-        from neuron_specialization.corpora.take_over import testset_from_data_bin
-
-        return testset_from_data_bin(path, splits, directions, output)
     output = Path(output)
     wanted = list(directions)
     languages = _languages(wanted)
@@ -95,7 +90,7 @@ def prepare_testset(
 
 
 def read_testset(
-    source: Literal["flores200", "folder"],
+    source: TestsetSource,
     path: str | Path,
     splits: list[str],
     languages: Sequence[str],

@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from neuron_specialization.errors import DownloadError
-from neuron_specialization.files import write_json
+from neuron_specialization.storage.files import write_json
 
 # small: what arrived of a chunk before the connection broke is lost
 CHUNK = 1 << 16

@@ -12,7 +12,7 @@ from pathlib import Path
 from neuron_specialization.corpora.layout import pair_languages, write_pair
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CorpusError
-from neuron_specialization.files import read_lines
+from neuron_specialization.storage.files import read_lines
 
 
 def pair_by_pivot(folder: str | Path, pairs: Sequence[str], pivot: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ if __name__ != "neuron_specialization.fairseq_plugin":
         sys.path.remove(_parent)
 
 from neuron_specialization.fairseq_plugin import criterion, model, muon, optimizer, task  # noqa: E402, F401
-from neuron_specialization.safe_loading import allow_fairseq_globals  # noqa: E402
+from neuron_specialization.storage.safe_loading import allow_fairseq_globals  # noqa: E402
 
 # fairseq resumes by a bare torch.load, which refuses its own checkpoints unless their Namespace is allowed
 allow_fairseq_globals()

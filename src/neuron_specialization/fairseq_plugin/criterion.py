@@ -20,7 +20,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from neuron_specialization.fairseq_plugin.direction_table import DirectionTable
-from neuron_specialization.fused_loss import projected_label_smoothed_loss
+from neuron_specialization.transformer.fused_loss import projected_label_smoothed_loss
 
 NLL, TOKENS = "nll_", "tokens_"
 

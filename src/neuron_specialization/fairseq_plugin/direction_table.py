@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuron_specialization.fairseq_format import tag_of
+from neuron_specialization.formats.fairseq_conventions import tag_of
 
 
 def source_tags(source: Tensor, pad: int) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuron_specialization.errors import MaskError
-from neuron_specialization.ffn_plan import MaskTable, choose, groups_of
-from neuron_specialization.fused_ffn import Neurons, Part, fused_ffn
-from neuron_specialization.masked_ffn import Gather, gather_ffn, masked_linear
-from neuron_specialization.products import Linear
+from neuron_specialization.transformer.ffn_plan import MaskTable, choose, groups_of
+from neuron_specialization.transformer.fused_ffn import Neurons, Part, fused_ffn
+from neuron_specialization.transformer.masked_ffn import Gather, gather_ffn, masked_linear
+from neuron_specialization.transformer.products import Linear
 
 
 class MaskedLinear(nn.Linear):

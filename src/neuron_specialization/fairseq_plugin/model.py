@@ -24,7 +24,6 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, Trans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuron_specialization import fast_transformer
 from neuron_specialization.errors import MaskError
 from neuron_specialization.fairseq_plugin.direction_table import DirectionTable
 from neuron_specialization.fairseq_plugin.feed_forward import (
@@ -38,9 +37,10 @@ from neuron_specialization.fairseq_plugin.feed_forward import (
     need_order,
 )
 from neuron_specialization.fairseq_plugin.muon import mark_hidden_matrices
-from neuron_specialization.fast_dropout import DropoutPool
-from neuron_specialization.masks import check_shapes
-from neuron_specialization.products import Linear, bfloat16_is_faster, bfloat16_linear
+from neuron_specialization.masks.layer_masks import check_shapes
+from neuron_specialization.transformer import fast_transformer
+from neuron_specialization.transformer.fast_dropout import DropoutPool
+from neuron_specialization.transformer.products import Linear, bfloat16_is_faster, bfloat16_linear
 
 
 class MaskedEncoderLayer(TransformerEncoderLayerBase):

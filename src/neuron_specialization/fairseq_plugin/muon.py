@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 
 from neuron_specialization.fairseq_plugin.optimizer import FairseqFusedAdam, FusedAdam
 from neuron_specialization.fairseq_plugin.shared_gradients import SharedGradients
-from neuron_specialization.products import bfloat16_is_faster
+from neuron_specialization.transformer.products import bfloat16_is_faster
 
 # what fairseq's copies in single precision keep of a parameter's attributes is this one (FP16Optimizer)
 HIDDEN_MATRICES = "hidden_matrices"

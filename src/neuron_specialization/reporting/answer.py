@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from neuron_specialization.evaluation.scoring import decimals, label
+from neuron_specialization.evaluation.significance import LEVEL, Comparison, GroupResult
+from neuron_specialization.evaluation.tables import ALL, set_name
+from neuron_specialization.masks.structure import least_p
 from neuron_specialization.reporting.scores import p_of
 from neuron_specialization.reporting.table import fixed
 from neuron_specialization.run_names import split_run
-from neuron_specialization.scoring import decimals, label
-from neuron_specialization.significance import LEVEL, Comparison, GroupResult
-from neuron_specialization.structure import least_p
-from neuron_specialization.tables import ALL, set_name
 
 Verdict = Literal["better", "worse", "unclear"]
 

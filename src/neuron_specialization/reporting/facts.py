@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from neuron_specialization.errors import NeuronSpecializationError
-from neuron_specialization.files import read_json, sha256_of
 from neuron_specialization.machine import processor, usable_cores
 from neuron_specialization.reporting.table import Cell, Column, Row, Table, number_cell, text_cell
+from neuron_specialization.storage.files import read_json, sha256_of
 
 PACKAGES = (
     *("neuron-specialization", "torch", "ve-fairseq", "ctranslate2", "sentencepiece", "sacrebleu"),

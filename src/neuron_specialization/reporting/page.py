@@ -10,12 +10,12 @@ from typing import Any
 
 from neuron_specialization.config import Config, selections_by_run, systems_by_run
 from neuron_specialization.config.comparisons import comparisons, control_of, unequal_training
+from neuron_specialization.evaluation.significance import read_comparison
 from neuron_specialization.reporting import facts
 from neuron_specialization.reporting.answer import Answer, answer, context, family_sentences
 from neuron_specialization.reporting.scores import Evaluation, read_evaluation, score_tables
 from neuron_specialization.reporting.svg import inline
 from neuron_specialization.reporting.table import Table
-from neuron_specialization.significance import read_comparison
 
 # with more comparisons than these the tables come before the figures, of which each has one
 _MANY = 3

@@ -15,11 +15,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from neuron_specialization.errors import ScoringError
+from neuron_specialization.evaluation.scoring import decimals, label
+from neuron_specialization.evaluation.significance import Comparison, DirectionResult, GroupResult
+from neuron_specialization.evaluation.tables import ALL, in_group, set_name
 from neuron_specialization.reporting.table import Cell, Column, Row, Table, fixed, number_cell, text_cell
 from neuron_specialization.run_names import split_run
-from neuron_specialization.scoring import decimals, label
-from neuron_specialization.significance import Comparison, DirectionResult, GroupResult
-from neuron_specialization.tables import ALL, in_group, set_name
 
 LEVELS = ((0.01, "**"), (0.05, "*"))
 # more differences than these are in the files and, system by system, in a table of their own

@@ -12,7 +12,7 @@ _DESCRIPTION = re.compile(r"<dc:description>(.*?)</dc:description>", re.DOTALL)
 
 
 def _description(svg: str) -> str:
-    """The description that ``plots.save`` put into a figure, for screen readers; empty if there is none."""
+    """The description that ``drawing.save`` put into a figure, for screen readers; empty if there is none."""
     found = _DESCRIPTION.search(svg)
     return html.unescape(found[1]) if found else ""
 

@@ -22,7 +22,8 @@ from neuron_specialization.errors import NeuronSpecializationError, TranslationE
 from neuron_specialization.serve.api_page import api_page
 from neuron_specialization.serve.limits import BodyLimit, Gate, Limits, RefusedError
 from neuron_specialization.serve.waiting import AwaitedAnswer
-from neuron_specialization.translation import SearchOptions, Translator
+from neuron_specialization.translation.engine import SearchOptions
+from neuron_specialization.translation.translator import Translator
 
 STATIC = Path(__file__).parent / "static"
 _LINE_BREAK = re.compile(r"\r\n?|\n")

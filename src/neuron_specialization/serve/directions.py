@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuron_specialization.bundle import Bundle
 from neuron_specialization.errors import TranslationError
-from neuron_specialization.model_directory import DENSE, find_models, read_provenance
+from neuron_specialization.export.bundle import Bundle
+from neuron_specialization.export.model_directory import DENSE, find_models, read_provenance
 
 
 def describe_directions(path: str | Path) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from neuron_specialization.files import sha256_of
+from neuron_specialization.storage.files import sha256_of
 from tests.conftest import REPOSITORY
 from tests.workflow.faults.processes import MARK, Process, end_all, processes
 from tests.workflow.runner import Result, start_snakemake

@@ -49,7 +49,7 @@ def kind_of(command: tuple[str, ...]) -> str:
     module, following = command[command.index("-m") + 1], command[command.index("-m") + 2 :]
     if module == "snakemake":
         return "snakemake"
-    if module == "neuron_specialization.fairseq_train":
+    if module == "neuron_specialization.training.fairseq_train":
         return "trainer"
     if module == "neuron_specialization" and following:
         return "wrapper" if following[0] == "train" else following[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_specialization.resume import LAST, interval_checkpoints, prepare_resume
+from neuron_specialization.training.resume import LAST, interval_checkpoints, prepare_resume
 from tests.workflow.faults.experiment import Experiment
 from tests.workflow.faults.kill_moments import run_trials
 from tests.workflow.faults.processes import send, wait_until

@@ -15,9 +15,9 @@ import torch
 from neuron_specialization.cli import main
 from neuron_specialization.config import load_config
 from neuron_specialization.corpora.spec import corpus_spec_of
-from neuron_specialization.files import atomic_path
-from neuron_specialization.resume import LAST, prepare_resume
-from neuron_specialization.vocabulary import vocabulary_spec_of
+from neuron_specialization.preprocessing.vocabulary import vocabulary_spec_of
+from neuron_specialization.storage.files import atomic_path
+from neuron_specialization.training.resume import LAST, prepare_resume
 from tests.fakes.checkpoints import write_training_checkpoints
 from tests.workflow.faults.experiment import SMALL, write_text
 from tests.workflow.faults.storage import needs_mount, small_disk

@@ -1,0 +1,1 @@
+"""Which neurons fire: counting them over the text of each direction."""

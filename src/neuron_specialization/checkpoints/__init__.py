@@ -1,0 +1,1 @@
+"""Checkpoints: loading, saving, and what is exchanged with fairseq and the reference implementation."""

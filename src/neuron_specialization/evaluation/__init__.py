@@ -1,0 +1,1 @@
+"""Scores, their significance, and the tables made from them."""

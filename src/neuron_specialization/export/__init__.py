@@ -1,0 +1,1 @@
+"""Models to ship: model directories, bundles, checkpoints for fairseq, and what they say of themselves."""

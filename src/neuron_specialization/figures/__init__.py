@@ -1,0 +1,1 @@
+"""Figures (matplotlib): SVG and PNG, each with a text for who cannot see it."""

@@ -1,0 +1,1 @@
+"""File formats of others: fairseq's and the reference implementation's."""

@@ -1,0 +1,1 @@
+"""Masks: which neurons a direction keeps, how they are chosen, and how directions compare."""

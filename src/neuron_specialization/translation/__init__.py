@@ -1,0 +1,1 @@
+"""Translating text with an exported model or a checkpoint."""
