@@ -12,8 +12,8 @@ from torch import Tensor
 
 from neuron_specialization.checkpoints.checkpoint import Checkpoint, plain_state, write_model
 from neuron_specialization.formats.fairseq_settings import MODEL_DEFAULTS
-from neuron_specialization.masks.layer_masks import write_masks
 from neuron_specialization.preprocessing.binarize import read_dictionary
+from neuron_specialization.storage.layer_masks import write_masks
 
 SMALL: dict[str, Any] = {
     **MODEL_DEFAULTS,

@@ -24,8 +24,8 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import NeuronSpecializationError
 from neuron_specialization.formats.data_bin import Sentences, read_parallel
 from neuron_specialization.formats.reference_masks import import_activations, import_masks
-from neuron_specialization.masks.layer_masks import read_masks, write_masks
 from neuron_specialization.preprocessing.binarize import write_mmap
+from neuron_specialization.storage.layer_masks import read_masks, write_masks
 from neuron_specialization.storage.layer_tensors import write_layers
 from neuron_specialization.storage.safe_loading import check_intact
 from tests.fakes import checkpoints as fake

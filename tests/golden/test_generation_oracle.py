@@ -15,8 +15,8 @@ import pytest
 
 from neuron_specialization.directions import Direction
 from neuron_specialization.export.ctranslate2_export import export_system
-from neuron_specialization.masks.layer_masks import write_masks
 from neuron_specialization.preprocessing.pieces import join_pieces
+from neuron_specialization.storage.layer_masks import write_masks
 from neuron_specialization.translation.engine import PieceHypothesis, SearchOptions
 from neuron_specialization.translation.fairseq_engine import open_checkpoint
 from neuron_specialization.translation.translator import Translator

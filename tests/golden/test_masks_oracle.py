@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from neuron_specialization.activations.counts import Counts, read_activations
 from neuron_specialization.cli import cli
 from neuron_specialization.formats.reference_masks import export_masks, import_masks
-from neuron_specialization.masks.layer_masks import read_mask_folder
 from neuron_specialization.masks.selection import select
+from neuron_specialization.storage.layer_masks import read_mask_folder
 from neuron_specialization.storage.layer_tensors import write_layers
 from tests.conftest import REPOSITORY, shared_file
 from tests.golden.test_activations_oracle import DIRECTIONS, counted, reference_counts

@@ -22,10 +22,11 @@ from neuron_specialization.corpora.zero_shot import pair_by_pivot
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError, TranslationError
 from neuron_specialization.export.ctranslate2_export import export_system
-from neuron_specialization.masks.layer_masks import compose_zero_shot, write_masks
+from neuron_specialization.masks.zero_shot import compose_zero_shot
 from neuron_specialization.preprocessing.take_over import take_over
 from neuron_specialization.preprocessing.take_over import testset_from_data_bin as data_bin_testset
 from neuron_specialization.storage.files import read_json, read_lines, sha256_of
+from neuron_specialization.storage.layer_masks import write_masks
 from neuron_specialization.translation.fairseq_engine import open_checkpoint
 from neuron_specialization.translation.translator import Translator
 from tests.conftest import shared_file

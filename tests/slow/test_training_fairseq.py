@@ -20,7 +20,7 @@ from neuron_specialization.checkpoints.checkpoint import load_checkpoint, write_
 from neuron_specialization.checkpoints.exporting import fairseq_state
 from neuron_specialization.config import Recipe
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.storage.layer_masks import write_masks
 from neuron_specialization.storage.safe_loading import read_state
 from neuron_specialization.training.arguments import PLUGIN, Resources
 from neuron_specialization.training.devices import PRETEND

@@ -25,8 +25,8 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, NeuronSpecializationError
 from neuron_specialization.formats.data_bin import Sentences, tagged
 from neuron_specialization.formats.fairseq_settings import MODEL_DEFAULTS
-from neuron_specialization.masks.layer_masks import read_masks
 from neuron_specialization.preprocessing.binarize import write_mmap
+from neuron_specialization.storage.layer_masks import read_masks
 
 LANGUAGES = ["en", "de", "es"]
 WORDS = 40

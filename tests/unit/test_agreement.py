@@ -11,9 +11,9 @@ import pytest
 from neuron_specialization.activations.counts import Counts, write_activations
 from neuron_specialization.agreement import disagreements
 from neuron_specialization.config import Config, magnitude_recipe_of, mask_spec_of, parse_config, recipe_of
-from neuron_specialization.masks.layer_masks import write_masks
 from neuron_specialization.masks.making import recorded_settings
 from neuron_specialization.storage.files import write_json
+from neuron_specialization.storage.layer_masks import write_masks
 
 LAYERS = {"encoder.layers.0": np.arange(8) < 3, "decoder.layers.0": np.arange(8) < 5}
 

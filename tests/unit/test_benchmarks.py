@@ -32,7 +32,7 @@ def test_the_order_of_the_page_the_makefile_and_the_results_agree() -> None:
     assert found
     programs = found[1].replace("\\\n", " ").split()
     # one program may write several results
-    assert list(dict.fromkeys(re.sub(r"_d\d+$", "", name) for name in table.ORDER)) == programs
+    assert list(dict.fromkeys(re.sub(r"_(demo|d\d+)$", "", name) for name in table.ORDER)) == programs
     assert {path.stem for path in common.RESULTS.glob("*.json")} <= {*table.ORDER, "serve_load"}
     assert all((FOLDER / f"{name}.py").is_file() for name in programs)
 

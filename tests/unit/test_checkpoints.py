@@ -23,8 +23,8 @@ from neuron_specialization.checkpoints.importing import import_model
 from neuron_specialization.cli import cli, main
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.formats.reference_checkpoints import mask_files
-from neuron_specialization.masks.layer_masks import write_masks
 from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.layer_masks import write_masks
 from neuron_specialization.storage.safe_loading import SAFE_GLOBALS, check_intact, read_state
 from tests.fakes import checkpoints as fake
 
@@ -204,7 +204,7 @@ def test_masks_travel_in_the_model(tmp_path: Path) -> None:
     assert plain["model"]["encoder.layers.0.fc1.masks"].shape == (2, fake.D_FF)
     assert list(checkpoint.masks) == fake.DIRECTIONS
     assert not any(name.endswith("masks") for name in checkpoint.parameters)
-    from neuron_specialization.masks.layer_masks import read_all_masks
+    from neuron_specialization.storage.layer_masks import read_all_masks
 
     for direction, layers in read_all_masks(tmp_path / "masks", fake.DIRECTIONS).items():
         assert all(torch.equal(checkpoint.masks[direction][name], mask) for name, mask in layers.items())

@@ -17,7 +17,7 @@ from neuron_specialization.errors import ConfigError, TrainingError
 from neuron_specialization.evaluation.costs import RunOf, cost_of, notes, parse_runs
 from neuron_specialization.evaluation.perplexity import interference, read_losses
 from neuron_specialization.evaluation.tables import DirectionGroup
-from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.storage.layer_masks import write_masks
 from neuron_specialization.training.energy import EnergyMeter, metered, zones
 
 GROUPS = [

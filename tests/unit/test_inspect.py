@@ -11,7 +11,7 @@ import torch
 
 from neuron_specialization.activations.counts import Counts, write_activations
 from neuron_specialization.cli import main
-from neuron_specialization.masks.layer_masks import write_masks
+from neuron_specialization.storage.layer_masks import write_masks
 
 LAYERS = ("encoder.layers.0", "decoder.layers.0")
 

@@ -22,7 +22,7 @@ from neuron_specialization.activations.counts import read_activations
 from neuron_specialization.cli import cli
 from neuron_specialization.errors import MaskError
 from neuron_specialization.formats.reference_masks import export_masks, import_activations, import_masks
-from neuron_specialization.masks.layer_masks import read_masks, write_masks
+from neuron_specialization.storage.layer_masks import read_masks, write_masks
 
 
 def run(*arguments: object) -> Result:

@@ -20,10 +20,10 @@ from neuron_specialization.config import MaskSpec, parse_spec
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.masks import making as mask_making
 from neuron_specialization.masks import methods
-from neuron_specialization.masks.layer_masks import LayerMasks, read_masks, write_masks
 from neuron_specialization.masks.making import SETTINGS, Origins, recorded_settings
 from neuron_specialization.masks.selection import select
 from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.layer_masks import LayerMasks, read_masks, write_masks
 from tests.fakes.models import SMALL, random_parameters
 
 MASKS = hnp.arrays(np.bool_, st.integers(1, 70)).filter(lambda mask: bool(mask.any()))

@@ -17,16 +17,16 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 from neuron_specialization.errors import MaskError
-from neuron_specialization.masks.layer_masks import (
+from neuron_specialization.masks.selection import select
+from neuron_specialization.masks.zero_shot import compose
+from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.layer_masks import (
     LayerMasks,
-    compose,
     read_all_masks,
     read_mask_folder,
     read_masks,
     write_masks,
 )
-from neuron_specialization.masks.selection import select
-from neuron_specialization.storage.files import sha256_of
 
 COUNTS = hnp.arrays(np.int64, st.integers(1, 70), elements=st.integers(0, 40))
 PERCENT = st.one_of(
@@ -169,7 +169,7 @@ def test_a_packed_file_is_an_eighth(tmp_path: Path) -> None:
 
 def test_equal_masks_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
     code = (
-        "import numpy as np, sys; from neuron_specialization.masks.layer_masks import write_masks;"
+        "import numpy as np, sys; from neuron_specialization.storage.layer_masks import write_masks;"
         "m = {f'decoder.layers.{i}': np.arange(9) % (i + 2) == 0 for i in range(3)};"
         "write_masks(sys.argv[1], dict(reversed(m.items())), {c: '1' for c in 'hgfedcba'})"
     )
@@ -180,7 +180,7 @@ def test_equal_masks_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
 
 def test_selecting_and_writing_masks_does_not_import_torch() -> None:
     code = (
-        "import sys; import neuron_specialization.masks.layer_masks, numpy as np;"
+        "import sys; import neuron_specialization.storage.layer_masks, numpy as np;"
         "from neuron_specialization.masks.selection import select;"
         "select(np.arange(5), 95); assert 'torch' not in sys.modules"
     )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from neuron_specialization.errors import MaskError
-from neuron_specialization.masks.layer_masks import LayerMasks
 from neuron_specialization.masks.overlap import iou_matrix, likely_pivot, overlap
+from neuron_specialization.storage.layer_masks import LayerMasks
 
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 8), st.integers(1, 40)))
 

@@ -23,8 +23,8 @@ from neuron_specialization.figures.perplexity import read_curves
 from neuron_specialization.figures.scores import SweepPoint, plot_deltas, plot_sweep
 from neuron_specialization.figures.structure import plot_clusters, plot_sharing
 from neuron_specialization.figures.training import plot_training
-from neuron_specialization.masks.layer_masks import LayerMasks
 from neuron_specialization.masks.overlap import overlap
+from neuron_specialization.storage.layer_masks import LayerMasks
 from neuron_specialization.training.curves import read_runs
 from tests.unit.test_report_scores import DIRECTIONS, comparison
 

@@ -17,11 +17,11 @@ from neuron_specialization.errors import NeuronSpecializationError
 from neuron_specialization.evaluation.tables import DirectionGroup
 from neuron_specialization.figures.masks import plot_masks
 from neuron_specialization.figures.scores import plot_deltas
-from neuron_specialization.masks.layer_masks import LayerMasks
 from neuron_specialization.masks.overlap import overlap
 from neuron_specialization.reporting.page import build_page
 from neuron_specialization.reporting.svg import inline
 from neuron_specialization.storage.files import read_json, sha256_of, write_json
+from neuron_specialization.storage.layer_masks import LayerMasks
 from tests.browser import Browser
 from tests.unit.test_report_scores import DIRECTIONS, comparison, write_tables
 

@@ -29,9 +29,9 @@ from neuron_specialization.checkpoints.checkpoint import load_checkpoint
 from neuron_specialization.cli import main
 from neuron_specialization.config import Model, Recipe, Training
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.masks.layer_masks import write_masks
 from neuron_specialization.storage import locks
 from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.layer_masks import write_masks
 from neuron_specialization.storage.safe_loading import read_state
 from neuron_specialization.training import runs as training_runs
 from neuron_specialization.training.progress import MetricsFile, Record

@@ -18,8 +18,9 @@ from neuron_specialization.errors import CorpusError, MaskError, TranslationErro
 from neuron_specialization.evaluation.tables import DirectionGroup, direction_sets
 from neuron_specialization.export.ctranslate2_export import export_system
 from neuron_specialization.export.model_directory import read_provenance
-from neuron_specialization.masks.layer_masks import compose_zero_shot, read_masks, write_masks
+from neuron_specialization.masks.zero_shot import compose_zero_shot
 from neuron_specialization.storage.files import read_lines, sha256_of
+from neuron_specialization.storage.layer_masks import read_masks, write_masks
 from neuron_specialization.translation.engine import SearchOptions
 from neuron_specialization.translation.translator import Translator
 from tests.fakes.corpora import corpus_spec, local_files, write_text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuron_specialization.config import load_config
-from neuron_specialization.masks.layer_masks import LayerMasks, read_mask_folder
+from neuron_specialization.storage.layer_masks import LayerMasks, read_mask_folder
 from tests.conftest import REPOSITORY
 from tests.workflow.runner import Workflow
 from tests.workflow.test_smoke import download

@@ -17,8 +17,8 @@ import pytest
 from neuron_specialization.catalogue import catalogue_entry
 from neuron_specialization.config import load_config
 from neuron_specialization.evaluation.tables import DirectionGroup, read_scores
-from neuron_specialization.masks.layer_masks import read_masks
 from neuron_specialization.storage.files import sha256_of
+from neuron_specialization.storage.layer_masks import read_masks
 from tests.conftest import REPOSITORY, SHARED, shared_file
 from tests.fakes.comet_python import write_comet_model, write_comet_python
 from tests.workflow.runner import Result, Workflow

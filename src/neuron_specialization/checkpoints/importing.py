@@ -40,7 +40,7 @@ def import_model(
     checkpoint = load_checkpoint(source, languages=languages, unsafe=unsafe)
     inputs = {"checkpoint": sha256_of(source)}
     if masks is not None:
-        from neuron_specialization.masks.layer_masks import read_all_masks
+        from neuron_specialization.storage.layer_masks import read_all_masks
 
         found = read_all_masks(masks, checkpoint.directions, shapes=checkpoint.layer_widths)
         checkpoint = replace(checkpoint, masks=found)

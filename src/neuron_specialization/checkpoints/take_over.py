@@ -17,8 +17,8 @@ from neuron_specialization.checkpoints.checkpoint import Checkpoint, load_checkp
 from neuron_specialization.config import Model, Recipe
 from neuron_specialization.corpora.archives import archive_format, safe_extract
 from neuron_specialization.errors import CheckpointError, MaskError
-from neuron_specialization.masks.layer_masks import read_all_masks
 from neuron_specialization.storage.files import hash_of, read_json, sha256_of, write_json
+from neuron_specialization.storage.layer_masks import read_all_masks
 from neuron_specialization.storage.unfinished import unfinished_folder
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ def inspect() -> None:
 @_json
 def masks(file: Path, as_json: bool) -> None:
     """The masks of one direction: which method made them, how many neurons they keep."""
-    from neuron_specialization.masks.layer_masks import read_masks
+    from neuron_specialization.storage.layer_masks import read_masks
 
     found = read_masks(file)
     layers = {

@@ -67,7 +67,7 @@ def import_masks(
 ) -> None:
     """Read the reference's expanded masks ([d_ff, d] per layer)."""
     from neuron_specialization.formats.reference_masks import import_masks as read
-    from neuron_specialization.masks.layer_masks import LayerMasks, check_shapes, write_masks
+    from neuron_specialization.storage.layer_masks import LayerMasks, check_shapes, write_masks
 
     shapes = _widths(checkpoint)[0] if checkpoint else None
     made: dict[str, LayerMasks] = {}
@@ -100,7 +100,7 @@ def export_masks(
 ) -> None:
     """Write masks as the reference does: bool[d_ff, d] per layer, one file a direction."""
     from neuron_specialization.formats.reference_masks import export_masks as write
-    from neuron_specialization.masks.layer_masks import read_mask_folder
+    from neuron_specialization.storage.layer_masks import read_mask_folder
 
     shapes = None
     if checkpoint is not None and d_model is None:

@@ -155,8 +155,8 @@ def masks(
 ) -> None:
     """Select the neurons each direction keeps: by activity (--k), or as a configuration says (--spec)."""
     from neuron_specialization.config import MaskSpec, parse_spec
-    from neuron_specialization.masks.layer_masks import write_masks
     from neuron_specialization.masks.making import Origins, make_masks
+    from neuron_specialization.storage.layer_masks import write_masks
 
     if (spec is None) == (k is None):
         raise click.UsageError("give either --k or --spec")
@@ -208,9 +208,9 @@ def overlap(
     as_json: bool,
 ) -> None:
     """Sparsity of the masks, their overlap (IoU) within and across branches, a test of family structure."""
-    from neuron_specialization.masks.layer_masks import read_mask_folder
     from neuron_specialization.masks.overlap import likely_pivot
     from neuron_specialization.masks.overlap import overlap as describe
+    from neuron_specialization.storage.layer_masks import read_mask_folder
 
     names = directions or present_directions(mask_folder)
     found = read_mask_folder(mask_folder, names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from neuron_specialization.masks.layer_masks import LayerMasks
+    from neuron_specialization.storage.layer_masks import LayerMasks
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -27,7 +27,8 @@ def compose_masks(folder: Path, directions: list[str], pivot: str, packed: bool,
 
     Takes masks of any method, and those of the reference.
     """
-    from neuron_specialization.masks.layer_masks import compose_zero_shot, write_masks
+    from neuron_specialization.masks.zero_shot import compose_zero_shot
+    from neuron_specialization.storage.layer_masks import write_masks
 
     made = compose_zero_shot(folder, directions, pivot)
     for name, mask in made.items():

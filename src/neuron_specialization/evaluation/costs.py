@@ -15,9 +15,9 @@ from typing import Any
 
 from neuron_specialization.config import Section, parse_spec
 from neuron_specialization.errors import TrainingError
-from neuron_specialization.masks.layer_masks import read_masks
 from neuron_specialization.run_names import split_run
 from neuron_specialization.storage.files import atomic_text, read_json
+from neuron_specialization.storage.layer_masks import read_masks
 from neuron_specialization.training.curves import finished_run
 from neuron_specialization.training.progress import read_metrics
 

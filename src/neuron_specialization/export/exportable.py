@@ -13,8 +13,8 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.export.model_directory import DENSE, SEGMENTATION, InputFormat
 from neuron_specialization.formats.fairseq_conventions import tag_of
-from neuron_specialization.masks.layer_masks import LayerMasks, read_mask_folder
 from neuron_specialization.storage.files import read_json, sha256_of
+from neuron_specialization.storage.layer_masks import LayerMasks, read_mask_folder
 
 if TYPE_CHECKING:
     import numpy as np

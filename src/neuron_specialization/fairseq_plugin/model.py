@@ -37,7 +37,7 @@ from neuron_specialization.fairseq_plugin.feed_forward import (
     need_order,
 )
 from neuron_specialization.fairseq_plugin.muon import mark_hidden_matrices
-from neuron_specialization.masks.layer_masks import check_shapes
+from neuron_specialization.storage.layer_masks import check_shapes
 from neuron_specialization.transformer import fast_transformer
 from neuron_specialization.transformer.fast_dropout import DropoutPool
 from neuron_specialization.transformer.products import Linear, bfloat16_is_faster, bfloat16_linear

@@ -87,7 +87,7 @@ class NeuronSpecializationTask(Safeguards, TranslationMultiSimpleEpochTask):
             args.mask_directions = list(self.lang_pairs)
         model = super().build_model(args, from_checkpoint)
         if folder and not from_checkpoint and isinstance(model, MaskedTransformer):
-            from neuron_specialization.masks.layer_masks import read_all_masks
+            from neuron_specialization.storage.layer_masks import read_all_masks
 
             model.set_masks(read_all_masks(Path(folder), model.mask_directions))
             logger.info(f"masks of {len(model.mask_directions)} directions from {folder}")

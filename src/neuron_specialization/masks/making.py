@@ -23,9 +23,9 @@ from neuron_specialization.config.mask_selections import k_of
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.masks import methods
-from neuron_specialization.masks.layer_masks import LayerMasks, check_shapes, read_mask_folder
-from neuron_specialization.masks.selection import BoolVector, select
+from neuron_specialization.masks.selection import select
 from neuron_specialization.storage.files import canonical_json, read_json, sha256_of
+from neuron_specialization.storage.layer_masks import BoolVector, LayerMasks, check_shapes, read_mask_folder
 
 CountVector = NDArray[np.int64]
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from neuron_specialization.directions import UNKNOWN_BRANCH, Direction, branch_of
 from neuron_specialization.errors import MaskError
-from neuron_specialization.masks.selection import BoolVector
+from neuron_specialization.storage.layer_masks import BoolVector
 
 Layers = Mapping[str, BoolVector]
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from neuron_specialization.directions import UNKNOWN_BRANCH, Direction, branch_of
 from neuron_specialization.errors import MaskError
-from neuron_specialization.masks.layer_masks import LayerMasks
 from neuron_specialization.masks.structure import PERMUTATIONS, SEED, describe, sharing
+from neuron_specialization.storage.layer_masks import LayerMasks
 
 
 def iou_matrix(masks: NDArray[np.bool_]) -> NDArray[np.float64]:

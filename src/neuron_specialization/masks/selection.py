@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_specialization.errors import MaskError
+from neuron_specialization.storage.layer_masks import BoolVector
 
-BoolVector = NDArray[np.bool_]
 TieBreak = Literal["index", "torch-sort"]
 
 

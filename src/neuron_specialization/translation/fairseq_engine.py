@@ -160,7 +160,7 @@ def open_checkpoint(
     from neuron_specialization.checkpoints.exporting import fold
     from neuron_specialization.checkpoints.fairseq_model import build_model, read_dictionary
     from neuron_specialization.export.exportable import check_masks_belong
-    from neuron_specialization.masks.layer_masks import read_masks
+    from neuron_specialization.storage.layer_masks import read_masks
 
     torch.set_num_threads(threads)
     loaded = load_checkpoint(checkpoint, unsafe=unsafe)
