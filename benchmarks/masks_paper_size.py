@@ -34,7 +34,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.safetensors"))[: int(sys.ar
 READING = """
 import resource, sys, torch
 from pathlib import Path
-from neuron_specialization.masks.layer_masks import read_all_masks
+from neuron_specialization.storage.layer_masks import read_all_masks
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 directions = sorted(path.stem for path in Path(sys.argv[1]).iterdir())
 masks = read_all_masks(Path(sys.argv[1]), directions)

@@ -18,6 +18,7 @@ ORDER = (
         "recipe",
         "vocabulary",
         "specialised_step_d128",
+        "specialised_step_demo",
         "specialised_step_d512",
         "ffn_layer",
         "memory",

@@ -23,6 +23,21 @@ from neuron_specialization.training.arguments import Resources, trainer_argument
 ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 2.4e-3}
 
 
+def experiment(name: str, changes: str, until: str, threads: int, scratch: Path) -> Path:
+    """An experiment like the demonstration but for some settings, made by the workflow; its folder.
+
+    Args:
+        name: results/<name>/ is where it goes. What is there already is not made again.
+        changes: the settings, YAML.
+        until: the last rule that runs.
+    """
+    path = scratch / f"{name}.yaml"
+    path.write_text(f"experiment: {name}\n{changes}", encoding="utf-8")
+    command = [sys.executable, "-m", "snakemake", "--cores", str(threads), "--until", until]
+    common.timed_command([*command, "--configfile", "config.yaml", str(path)], output=scratch / "log")
+    return common.ROOT / "results" / name
+
+
 def demo_recipe(demo: Path, *, model: dict[str, Any] | None = None, **training: Any) -> Recipe:
     """The baseline's recipe of a finished demonstration, with other settings."""
     recipe = json.loads((demo / "training/baseline/model.json").read_text(encoding="utf-8"))["recipe"]

@@ -15,19 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import common
-from trainer import demo_recipe, train
+from trainer import demo_recipe, experiment, train
 
 from neuron_specialization.directions import Direction
-
-
-def prepared(size: int, threads: int, scratch: Path) -> Path:
-    """Corpus, vocabulary and binarised text with so many pieces; the experiment's folder."""
-    name = f"vocabulary_{size}"
-    changes = scratch / f"{name}.yaml"
-    changes.write_text(f"experiment: {name}\nvocabulary: {{size: {size}}}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--cores", str(threads), "--until", "binarize"]
-    common.timed_command([*command, "--configfile", "config.yaml", str(changes)], output=scratch / "log")
-    return common.ROOT / "results" / name
 
 
 def bleu(direction: str, *, model: Path, text: Path) -> float:
@@ -48,7 +38,8 @@ def bleu(direction: str, *, model: Path, text: Path) -> float:
 
 def measured(size: int, options: Any, scratch: Path) -> dict[str, Any]:
     """Train with a vocabulary of this size, and translate."""
-    data = prepared(size, options.threads, scratch)
+    pieces = f"vocabulary: {{size: {size}}}\n"
+    data = experiment(f"vocabulary_{size}", pieces, "binarize", options.threads, scratch)
     updates = options.updates
     recipe = demo_recipe(options.demo, max_updates=updates, validate_every=updates, save_every=updates)
     run = scratch / f"model-{size}"
