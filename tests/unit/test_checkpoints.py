@@ -343,7 +343,7 @@ def test_the_command_line_does_not_import_torch_to_say_what_is_wrong(tmp_path: P
     """Start-up time: training loads torch in the trainer, not in the wrapper around it."""
     code = (
         "import sys; import neuron_specialization.training.train, neuron_specialization.cli.train;"
-        " import neuron_specialization.cli.formats;"
+        " import neuron_specialization.cli.checkpoint_formats;"
         " print([name for name in ('torch', 'fairseq') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import detokenizer_option, groups_option, name_list
-from neuron_specialization.cli.report import parse_groups
+from neuron_specialization.cli.options import detokenizer_option, groups_option, name_list, parse_groups
 from neuron_specialization.directions import Direction
 from neuron_specialization.evaluation.scoring import BOOTSTRAP_SEED, label
 from neuron_specialization.evaluation.significance import Comparison, PairedFiles, Settings, enough

@@ -50,7 +50,7 @@ def perplexity(
     training: Path, runs: list[str], groups: str, pairs: str | None, seed: int | None, output: Path
 ) -> None:
     """Tabulate each direction's perplexity over training, and the gaps between systems trained alike."""
-    from neuron_specialization.cli.report import parse_groups
+    from neuron_specialization.cli.options import parse_groups
     from neuron_specialization.evaluation.perplexity import (
         interference,
         read_losses,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from neuron_specialization.directions import Direction
+from neuron_specialization.errors import ConfigError
 from neuron_specialization.machine import usable_cores
+
+if TYPE_CHECKING:
+    from neuron_specialization.evaluation.tables import DirectionGroup
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -92,10 +97,35 @@ def translator_options(command: Command) -> Command:
 
 
 def groups_option(command: Command) -> Command:
-    """``--groups``, which cli.report.parse_groups reads."""
+    """``--groups``, which parse_groups reads."""
     return click.option(
         "--groups", required=True, help="Every direction with its group, tier and branch: JSON or a file."
     )(command)
+
+
+def parse_groups(text: str) -> list[DirectionGroup]:
+    """Read ``--groups``: JSON, or the path of a JSON file.
+
+    Raises:
+        ConfigError: it is neither, or its rows are not direction, group, tier, branch.
+    """
+    from neuron_specialization.evaluation.tables import DirectionGroup
+
+    try:
+        groups = [DirectionGroup(**row) for row in json_list(text)]
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"--groups is not a list of directions: {error}",
+            hint='give [{"direction": "cs-en", "group": "X→en", "tier": "high", "branch": "Slavic"}, …]',
+        ) from None
+    if len({group.direction for group in groups}) != len(groups) or not groups:
+        raise ConfigError("--groups lists no direction, or one twice")
+    return groups
+
+
+def json_list(text: str) -> Any:
+    """Read a list given as JSON, or as the path of a JSON file."""
+    return json.loads(text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8"))
 
 
 def first_seed_option(command: Command) -> Command:

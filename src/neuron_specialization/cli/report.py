@@ -1,239 +1,38 @@
-"""Commands that turn scores and logs into tables and figures."""
+"""The command that writes the report page."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from neuron_specialization.cli.options import first_seed_option, groups_option, name_list
-from neuron_specialization.errors import ConfigError, MaskError
-from neuron_specialization.evaluation.means import summarise, summarise_directions
-from neuron_specialization.evaluation.table_files import (
-    write_directions_csv,
-    write_scores_csv,
-    write_summary_csv,
-)
-from neuron_specialization.evaluation.tables import DirectionGroup, read_scores
-from neuron_specialization.storage.files import read_json
-
-
-def parse_groups(text: str) -> list[DirectionGroup]:
-    """Read ``--groups``: JSON, or the path of a JSON file.
-
-    Raises:
-        ConfigError: it is neither, or its rows are not direction, group, tier, branch.
-    """
-    try:
-        groups = [DirectionGroup(**row) for row in _json_list(text)]
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"--groups is not a list of directions: {error}",
-            hint='give [{"direction": "cs-en", "group": "X→en", "tier": "high", "branch": "Slavic"}, …]',
-        ) from None
-    if len({group.direction for group in groups}) != len(groups) or not groups:
-        raise ConfigError("--groups lists no direction, or one twice")
-    return groups
-
-
-def _json_list(text: str) -> Any:
-    """Read a list given as JSON, or as the path of a JSON file."""
-    return json.loads(text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8"))
+from neuron_specialization.storage.files import atomic_text
 
 
 @click.command()
 @click.option(
-    "--scores",
+    "--results",
     required=True,
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Holds SYSTEM/TESTSET/DIRECTION.json; given several times, their metrics are put together.",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="results/EXPERIMENT.",
 )
-@groups_option
-@click.option("--systems", callback=name_list, help="Which, in this order; default: all that are there.")
-@click.option("--testsets", callback=name_list, help="Which, in this order; default: all that are there.")
+@click.option("--config", "settings", required=True, help="The configuration: JSON, or a YAML file.")
 @click.option(
-    "--controls", callback=name_list, help="Systems to give differences to; default: continued and baseline."
-)
-@click.option(
-    "--missing",
-    type=click.Choice(["error", "show"]),
-    default="error",
+    "--command",
+    default="snakemake --cores all",
     show_default=True,
-    help="Refuse missing scores, or show them as gaps.",
+    envvar="NEURON_SPECIALIZATION_COMMAND",
+    help="How the workflow is run, for the commands on the page.",
 )
-@first_seed_option
-@click.option(
-    "--released",
-    callback=name_list,
-    help="Systems that were not trained here: their one run stands for every seed.",
-)
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
-def tables(
-    scores: tuple[Path, ...],
-    groups: str,
-    systems: list[str],
-    testsets: list[str],
-    controls: list[str],
-    missing: str,
-    seed: int | None,
-    released: list[str],
-    output: Path,
-) -> None:
-    """Make scores.csv, directions.csv, summary.csv and summary.md of all scores, and print the table."""
-    from rich.console import Console
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="HTML file.")
+def report(results: Path, settings: str, command: str, output: Path) -> None:
+    """Write the report: one page with the answer, tables, figures and provenance, that loads nothing."""
+    from neuron_specialization.config import Config, load_config, parse_spec
+    from neuron_specialization.reporting.page import build_page
 
-    from neuron_specialization.evaluation.table_text import print_tables, write_summary_markdown
-
-    table = read_scores(
-        scores,
-        parse_groups(groups),
-        systems=systems or None,
-        testsets=testsets or None,
-        allow_missing=missing == "show",
-        seed=seed,
-        released=released,
-    )
-    chosen = controls or None
-    unknown = sorted(set(controls) - set(table.systems))
-    if unknown:
-        raise ConfigError(f"--controls: no system is called {', '.join(unknown)}")
-    means, by_direction = summarise(table, chosen), summarise_directions(table, chosen)
-    write_scores_csv(output / "scores.csv", table)
-    write_directions_csv(output / "directions.csv", by_direction)
-    write_summary_csv(output / "summary.csv", means)
-    write_summary_markdown(output / "summary.md", table, means)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 100  # a log is read in terminals of any width: metrics one below the other
-    print_tables(console, table, means, by_direction)
-    click.echo(f"written: {output}/scores.csv, directions.csv, summary.csv, summary.md")
-
-
-@click.command()
-@click.option(
-    "--training", type=click.Path(path_type=Path), help="Holds SYSTEM/metrics.jsonl: training curves."
-)
-@click.option(
-    "--systems", callback=name_list, help="Whose curves, in this order; default: all that are there."
-)
-@click.option(
-    "--overlap",
-    "overlaps",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="SELECTION/overlap.json: sparsity and overlap of the masks; may be given several times.",
-)
-@click.option(
-    "--activity",
-    type=click.Path(path_type=Path),
-    help="SELECTION/overlap.json, with --activations: the activity behind the masks, and where they cut.",
-)
-@click.option(
-    "--activations",
-    type=click.Path(path_type=Path),
-    help="Holds DIRECTION.safetensors, the counts.",
-)
-@click.option(
-    "--comparison",
-    "comparisons",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="Of two systems, as compare writes it: differences by direction; may be given several times.",
-)
-@click.option("--groups", help="With --comparison: every direction with its group, tier and branch.")
-@click.option(
-    "--sweep",
-    help='Scores against k: [{"system": …, "k": …, "overlap": FILE, "comparisons": [FILE, …]}, …].',
-)
-@click.option(
-    "--perplexity", type=click.Path(path_type=Path), help="perplexity.csv: by direction, over training."
-)
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures.")
-def figures(
-    training: Path | None,
-    systems: list[str],
-    overlaps: tuple[Path, ...],
-    activity: Path | None,
-    activations: Path | None,
-    comparisons: tuple[Path, ...],
-    groups: str | None,
-    sweep: str | None,
-    perplexity: Path | None,
-    output: Path,
-) -> None:
-    """Draw training curves, mask analyses and score differences, each as SVG and PNG."""
-    if not (training or overlaps or activity or comparisons or sweep or perplexity):
-        raise click.UsageError(
-            "give --training, --overlap, --activity, --comparison, --sweep or --perplexity"
-        )
-    if (activity is None) != (activations is None):
-        raise click.UsageError("--activity and --activations go together")
-    if comparisons and groups is None:
-        raise click.UsageError("--comparison needs --groups")
-    written = []
-    if training is not None:
-        from neuron_specialization.figures.training import plot_training
-        from neuron_specialization.training.curves import read_runs
-
-        written += plot_training(read_runs(training, systems or None), output)
-    for path in overlaps:
-        written += _mask_figures(path, output)
-    if activity is not None and activations is not None:
-        from neuron_specialization.figures.activity import plot_activity, plot_neurons, read_rates
-
-        overlap, selection = read_json(activity), activity.resolve().parent.name
-        rates = read_rates(activations, list(overlap["directions"]))
-        written += plot_activity(rates, overlap, selection, output)
-        written += plot_neurons(rates, overlap, selection, output)
-    if comparisons and groups is not None:
-        from neuron_specialization.evaluation.significance import read_comparison
-        from neuron_specialization.figures.scores import plot_deltas
-
-        for path in comparisons:
-            written += plot_deltas(read_comparison(path), parse_groups(groups), output)
-    if sweep is not None:
-        from neuron_specialization.figures.scores import plot_sweep
-
-        written += plot_sweep(_sweep_points(sweep), output)
-    if perplexity is not None:
-        from neuron_specialization.figures.perplexity import plot_perplexity
-
-        written += plot_perplexity(perplexity, output)
-    for path in written:
-        click.echo(path)
-
-
-def _mask_figures(path: Path, output: Path) -> list[Path]:
-    from neuron_specialization.figures.masks import plot_masks
-    from neuron_specialization.figures.structure import plot_clusters, plot_sharing
-
-    overlap, selection = read_json(path), path.resolve().parent.name
-    written = plot_masks(overlap, selection, output)
-    if "structure" not in next(iter(overlap["groups"].values())):
-        raise MaskError(
-            "the overlap file is of an older version: it has no test of family structure",
-            where=path,
-            hint=f"make it again: neuron-specialization overlap --masks {path.parent} --output {path}",
-        )
-    return written + plot_clusters(overlap, selection, output) + plot_sharing(overlap, selection, output)
-
-
-def _sweep_points(text: str) -> list[Any]:
-    from neuron_specialization.evaluation.significance import read_comparison
-    from neuron_specialization.figures.scores import SweepPoint
-
-    try:
-        return [
-            SweepPoint(
-                row["system"],
-                float(row["k"]),
-                read_json(row["overlap"]),
-                [read_comparison(path) for path in row["comparisons"]],
-            )
-            for row in _json_list(text)
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"--sweep is not a list of systems, their k and files: {error}") from None
+    as_json = settings.lstrip().startswith("{")
+    config = parse_spec(Config, settings, "configuration") if as_json else load_config(settings)
+    page = build_page(results, config, command)
+    with atomic_text(output) as handle:
+        handle.write(page)
+    click.echo(f"written: {output} ({len(page.encode()) / 1e6:.1f} MB)")
