@@ -71,8 +71,8 @@ test-slow: env  ## small trainings for real
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/slow
 
 docs: env  ## the links, commands, keys, licences and versions that the documentation names
-	$(BIN)/python -m pytest tests/unit/test_documentation.py tests/unit/test_configuration_page.py \
-	  tests/unit/test_licences.py tests/unit/test_project_files.py
+	$(BIN)/python -m pytest tests/unit/project/test_documentation.py tests/unit/project/test_configuration_page.py \
+	  tests/unit/project/test_licences.py tests/unit/project/test_project_files.py
 
 CASES ?= 10000
 fuzz: env  ## CASES=10000 hostile inputs for each parser

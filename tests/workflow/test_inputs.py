@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
-from tests.unit.test_take_over import make_data_bin
+from tests.unit.preprocessing.test_take_over import make_data_bin
 from tests.workflow.runner import Workflow
 
 

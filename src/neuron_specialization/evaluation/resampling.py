@@ -3,8 +3,8 @@
 sacrebleu's paired tests call a function for every resample and every trial: 22,000 times a direction and
 metric. Here the same formulas run over arrays. Draws, order of operations and precision (float32 in
 the bootstrap, float64 in approximate randomisation) are sacrebleu's, so that p-values are equal to
-its own, count for count (tests/unit/test_resampling.py compares them), save for trials of the randomisation
-that tie with what was found (`randomisation_p_value`).
+its own, count for count (test_resampling.py compares them), save for trials of the randomisation that tie
+with what was found (`randomisation_p_value`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from neuron_specialization.reporting.svg import inline
 from neuron_specialization.storage.files import read_json, sha256_of, write_json
 from neuron_specialization.storage.layer_masks import LayerMasks
 from tests.browser import Browser
-from tests.unit.test_report_scores import DIRECTIONS, comparison, write_tables
+from tests.unit.reporting.test_report_scores import DIRECTIONS, comparison, write_tables
 
 CONFIG = {
     "experiment": "page",

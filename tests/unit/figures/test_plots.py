@@ -26,7 +26,7 @@ from neuron_specialization.figures.training import plot_training
 from neuron_specialization.masks.overlap import overlap
 from neuron_specialization.storage.layer_masks import LayerMasks
 from neuron_specialization.training.curves import read_runs
-from tests.unit.test_report_scores import DIRECTIONS, comparison
+from tests.unit.reporting.test_report_scores import DIRECTIONS, comparison
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

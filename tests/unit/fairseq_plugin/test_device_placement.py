@@ -14,7 +14,7 @@ import torch
 from torch.fx.experimental import _config as meta_settings
 
 from neuron_specialization.fairseq_plugin.criterion import FusedLabelSmoothedCrossEntropy
-from tests.unit.test_fast_transformer import DIRECTIONS, LANGUAGES, batch, build, random_masks
+from tests.unit.transformer.test_fast_transformer import DIRECTIONS, LANGUAGES, batch, build, random_masks
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.conftest import REPOSITORY
+
+FOLDER = REPOSITORY / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 import common  # noqa: E402
 import table  # noqa: E402
