@@ -1,7 +1,7 @@
 """fairseq's ``--user-dir``: the model, task, criterion and optimizer of Neuron Specialization.
 
 fairseq imports this folder as a top-level module after putting its parent on ``sys.path``; that entry
-would let our module names (``config``, ``tables`` …) shadow others', so it is taken off again.
+would let our module names (``config``, ``training`` …) shadow others', so it is taken off again.
 """
 
 import sys
