@@ -136,15 +136,34 @@ def reference_ffn(masks: dict[tuple[int, int], Any]) -> Callable[..., Any]:
     return call
 
 
-def steps(trainer: Any, batches: list[Any], patched: Any = None) -> common.Sample:
-    """Time a training step on each batch; with another FFN in the place of the fused one, if given."""
+def steps(trainer: Any, batches: list[Any]) -> common.Sample:
+    """Time a training step on each batch."""
+    return common.timed(lambda: [trainer.train_step([batch]) for batch in batches])
+
+
+def dense_steps(trainer: Any, batches: list[Any]) -> common.Sample:
+    """The same without the masks, of the very same model in the same memory."""
+    model = trainer.model
+    directions, model.mask_directions = model.mask_directions, []
+    masks = {fc1: fc1.masks for fc1 in model.masked_layers().values()}
+    try:
+        for fc1 in masks:
+            fc1.masks = None
+        return steps(trainer, batches)
+    finally:
+        model.mask_directions = directions
+        for fc1, mask in masks.items():
+            fc1.masks = mask
+
+
+def patched_steps(trainer: Any, batches: list[Any], ffn: Any) -> common.Sample:
+    """The same with another FFN in the place of the fused one."""
     from neuron_specialization.fairseq_plugin.feed_forward import FusedFfn
 
     original = FusedFfn.__call__
     try:
-        if patched is not None:
-            FusedFfn.__call__ = patched  # type: ignore[method-assign]
-        return common.timed(lambda: [trainer.train_step([batch]) for batch in batches])
+        FusedFfn.__call__ = ffn  # type: ignore[method-assign]
+        return steps(trainer, batches)
     finally:
         FusedFfn.__call__ = original  # type: ignore[method-assign]
 
@@ -155,20 +174,18 @@ def ways_of(
     """The ways to make the steps of a batching, and the directions a batch has on average."""
     training = found.recipe.training.model_copy(update={"batching": batching})
     recipe = found.recipe.model_copy(update={"training": training})
-    # the task offers reading masks; its own model is made with them, and one without
     masked = make_trainer(recipe, found.data_bin, scratch, found.masks)
-    dense = make_trainer(recipe, found.data_bin, scratch)
     width = round(statistics.mean(shares_kept(found.masks).values()) * recipe.model.d_ff)
     narrow_model = recipe.model.model_copy(update={"d_ff": width})
     narrow = make_trainer(recipe.model_copy(update={"model": narrow_model}), found.data_bin, scratch)
     batches = list(batches_of(masked, count))
     ways: dict[str, Callable[[], common.Sample]] = {
-        f"dense, {batching}": partial(steps, dense, batches),
+        f"dense, {batching}": partial(dense_steps, masked, batches),
         f"specialised, {batching}": partial(steps, masked, batches),
         f"narrower, {batching}": partial(steps, narrow, batches),
     }
     if batching == "single-direction":
-        ways[f"weight mask, {batching}"] = partial(steps, masked, batches, reference_ffn({}))
+        ways[f"weight mask, {batching}"] = partial(patched_steps, masked, batches, reference_ffn({}))
     return ways, sum(directions_in(masked.model, batch) for batch in batches) / len(batches)
 
 
