@@ -15,6 +15,8 @@ from neuron_specialization.corpora.text import normalise
 from neuron_specialization.errors import CorpusError
 
 WORD_START = "\u2581"  # SentencePiece writes the space before a word as this
+_SENTENCE_END = re.compile(r"[.!?…:;][\"'”’»)\]]*$")
+_FULL_STOP_WITHOUT_SPACE = re.compile(r"[。！？]$")
 
 
 class Segmenter:
@@ -80,12 +82,6 @@ class Segmenter:
 def join_pieces(pieces: Iterable[str]) -> str:
     """Join SentencePiece pieces to text exactly as fairseq's ``--remove-bpe sentencepiece`` does."""
     return "".join(pieces).replace(" ", "").replace(WORD_START, " ").strip()
-
-
-_SENTENCE_END = re.compile(r"[.!?…:;][\"'”’»)\]]*$")
-
-
-_FULL_STOP_WITHOUT_SPACE = re.compile(r"[。！？]$")
 
 
 def split_pieces(pieces: Sequence[str], limit: int) -> list[list[str]]:
