@@ -8,17 +8,13 @@ from typing import Any
 
 import click
 
-from neuron_specialization.cli.options import name_list
-
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-_NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+from neuron_specialization.cli.options import EXISTING_FILE, EXISTING_FOLDER, FILE, name_list
 
 
 @click.command("import-checkpoint")
-@click.option("--checkpoint", type=_FILE, required=True, help="fairseq's, the reference's, or ours.")
-@click.option("--output", type=_NEW_FILE, required=True, help="The model.pt to write; .json beside it.")
-@click.option("--masks", type=_FOLDER, help="Masks of a specialised model: <direction>.safetensors.")
+@click.option("--checkpoint", type=EXISTING_FILE, required=True, help="fairseq's, the reference's, or ours.")
+@click.option("--output", type=FILE, required=True, help="The model.pt to write; .json beside it.")
+@click.option("--masks", type=EXISTING_FOLDER, help="Masks of a specialised model: <direction>.safetensors.")
 @click.option("--languages", callback=name_list, help="In the order of their tags, e.g. en,de,es.")
 @click.option("--system", default="imported", show_default=True, help="What to call the model.")
 @click.option("--allow-unsafe-pickle", is_flag=True, help="Let the file run any code it holds.")
@@ -60,8 +56,10 @@ def import_checkpoint(
 
 
 @click.command("export-checkpoint")
-@click.option("--checkpoint", type=_FILE, required=True, help="A model in any format this project reads.")
-@click.option("--output", type=_NEW_FILE, required=True, help="The checkpoint to write.")
+@click.option(
+    "--checkpoint", type=EXISTING_FILE, required=True, help="A model in any format this project reads."
+)
+@click.option("--output", type=FILE, required=True, help="The checkpoint to write.")
 @click.option(
     "--format", "target", type=click.Choice(["fairseq", "reference"]), default="fairseq", show_default=True
 )

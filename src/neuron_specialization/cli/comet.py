@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import detokenizer_option, direction_list, interval_options
+from neuron_specialization.cli.options import (
+    FOLDER,
+    PATH,
+    detokenizer_option,
+    direction_list,
+    interval_options,
+)
 from neuron_specialization.directions import Direction
 from neuron_specialization.evaluation import comet as scorer
 from neuron_specialization.evaluation.scoring import Bootstrap
@@ -17,13 +23,13 @@ from neuron_specialization.storage.files import write_json
 @click.option(
     "--translations",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Holds DIRECTION.txt, one segment a line.",
 )
 @click.option(
     "--texts",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Holds PAIR.LANGUAGE: the sources and references, e.g. R/corpus/heldout.",
 )
 @click.option(
@@ -45,9 +51,7 @@ from neuron_specialization.storage.files import write_json
 @click.option("--gpus", default=0, show_default=True, type=click.IntRange(min=0), help="For COMET.")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Segments.")
 @interval_options
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="Folder for DIRECTION.json of each."
-)
+@click.option("--output", required=True, type=PATH, help="Folder for DIRECTION.json of each.")
 def comet(
     translations: Path,
     texts: Path,

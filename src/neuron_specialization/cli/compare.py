@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import detokenizer_option, groups_option, name_list, parse_groups
+from neuron_specialization.cli.options import PATH, detokenizer_option, groups_option, name_list, parse_groups
 from neuron_specialization.directions import Direction
 from neuron_specialization.evaluation.scoring import BOOTSTRAP_SEED, label
 from neuron_specialization.evaluation.significance import Comparison, PairedFiles, Settings, enough
@@ -21,12 +21,10 @@ from neuron_specialization.storage.files import write_json
 @click.option(
     "--translations",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Holds SYSTEM/TESTSET/DIRECTION.txt of both.",
 )
-@click.option(
-    "--texts", required=True, type=click.Path(path_type=Path), help="Holds the references, PAIR.LANGUAGE."
-)
+@click.option("--texts", required=True, type=PATH, help="Holds the references, PAIR.LANGUAGE.")
 @click.option("--testset", required=True, help="That of the translations and the references.")
 @groups_option
 @click.option("--metrics", callback=name_list, default="bleu,chrf++", show_default=True)
@@ -36,7 +34,7 @@ from neuron_specialization.storage.files import write_json
 @click.option("--confidence", default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--seed", default=BOOTSTRAP_SEED, show_default=True)
 @click.option("--processes", type=click.IntRange(min=1), help="Directions at a time; default: all CPUs.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the comparison as JSON.")
+@click.option("--output", type=PATH, help="Write the comparison as JSON.")
 def compare(
     system: str,
     control: str,

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import EXISTING_FOLDER, PATH
+
 _SIGNS = {"ok": "ok", "advice": "note", "missing": "MISSING"}
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), help="A configuration to check. [config.yaml]")
+@click.option("--config", type=PATH, help="A configuration to check. [config.yaml]")
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=EXISTING_FOLDER,
     default=Path(),
     help="Where results will go. [here]",
 )

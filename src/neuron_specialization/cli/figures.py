@@ -7,39 +7,37 @@ from typing import Any
 
 import click
 
-from neuron_specialization.cli.options import json_list, name_list, parse_groups
+from neuron_specialization.cli.options import PATH, json_list, name_list, parse_groups
 from neuron_specialization.errors import ConfigError, MaskError
 from neuron_specialization.storage.files import read_json
 
 
 @click.command()
-@click.option(
-    "--training", type=click.Path(path_type=Path), help="Holds SYSTEM/metrics.jsonl: training curves."
-)
+@click.option("--training", type=PATH, help="Holds SYSTEM/metrics.jsonl: training curves.")
 @click.option(
     "--systems", callback=name_list, help="Whose curves, in this order; default: all that are there."
 )
 @click.option(
     "--overlap",
     "overlaps",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     help="SELECTION/overlap.json: sparsity and overlap of the masks; may be given several times.",
 )
 @click.option(
     "--activity",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="SELECTION/overlap.json, with --activations: the activity behind the masks, and where they cut.",
 )
 @click.option(
     "--activations",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Holds DIRECTION.safetensors, the counts.",
 )
 @click.option(
     "--comparison",
     "comparisons",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     help="Of two systems, as compare writes it: differences by direction; may be given several times.",
 )
@@ -48,10 +46,8 @@ from neuron_specialization.storage.files import read_json
     "--sweep",
     help='Scores against k: [{"system": …, "k": …, "overlap": FILE, "comparisons": [FILE, …]}, …].',
 )
-@click.option(
-    "--perplexity", type=click.Path(path_type=Path), help="perplexity.csv: by direction, over training."
-)
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures.")
+@click.option("--perplexity", type=PATH, help="perplexity.csv: by direction, over training.")
+@click.option("--output", required=True, type=PATH, help="Folder for the figures.")
 def figures(
     training: Path | None,
     systems: list[str],

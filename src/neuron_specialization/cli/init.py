@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import FOLDER
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=FOLDER)
 @click.option(
     "--update",
     is_flag=True,

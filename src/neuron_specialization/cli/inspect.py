@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from neuron_specialization.cli.options import EXISTING_FILE
 from neuron_specialization.errors import first_few
 
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
@@ -21,7 +21,7 @@ def inspect() -> None:
 
 
 @inspect.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=EXISTING_FILE)
 @_json
 def masks(file: Path, as_json: bool) -> None:
     """The masks of one direction: which method made them, how many neurons they keep."""
@@ -46,7 +46,7 @@ def masks(file: Path, as_json: bool) -> None:
 
 
 @inspect.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=EXISTING_FILE)
 @_json
 def activations(file: Path, as_json: bool) -> None:
     """The counts of one direction: positions, dead neurons, how few neurons make up 95 % of the activity."""
@@ -85,7 +85,7 @@ def activations(file: Path, as_json: bool) -> None:
 
 
 @inspect.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=EXISTING_FILE)
 @click.option("--allow-unsafe-pickle", is_flag=True, help="Let the file run any code it holds.")
 @_json
 def checkpoint(file: Path, allow_unsafe_pickle: bool, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import EXISTING_FILE, PATH
 from neuron_specialization.storage.files import atomic_text
 
 
@@ -13,10 +14,10 @@ from neuron_specialization.storage.files import atomic_text
 @click.option(
     "--lock",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="List what this requirements file pins; may be repeated. [all that is installed]",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Markdown file. [standard output]")
+@click.option("--output", type=PATH, help="Markdown file. [standard output]")
 def licences(lock: tuple[Path, ...], output: Path | None) -> None:
     """List the licences of the installed packages, as they state them."""
     from neuron_specialization.licences import installed_licences, licence_page, pinned_packages

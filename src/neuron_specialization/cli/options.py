@@ -21,6 +21,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+EXISTING_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def name_list(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
@@ -89,7 +91,7 @@ def translator_options(command: Command) -> Command:
         click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
         click.option(
             "--cache",
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="Folder of models made from a bundle"
             " [default: $NEURON_SPECIALIZATION_CACHE, else ~/.cache/…].",
         ),

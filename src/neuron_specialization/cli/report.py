@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from neuron_specialization.cli.options import EXISTING_FOLDER, PATH
 from neuron_specialization.storage.files import atomic_text
 
 
@@ -13,7 +14,7 @@ from neuron_specialization.storage.files import atomic_text
 @click.option(
     "--results",
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=EXISTING_FOLDER,
     help="results/EXPERIMENT.",
 )
 @click.option("--config", "settings", required=True, help="The configuration: JSON, or a YAML file.")
@@ -24,7 +25,7 @@ from neuron_specialization.storage.files import atomic_text
     envvar="NEURON_SPECIALIZATION_COMMAND",
     help="How the workflow is run, for the commands on the page.",
 )
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="HTML file.")
+@click.option("--output", required=True, type=PATH, help="HTML file.")
 def report(results: Path, settings: str, command: str, output: Path) -> None:
     """Write the report: one page with the answer, tables, figures and provenance, that loads nothing."""
     from neuron_specialization.config import Config, load_config, parse_spec

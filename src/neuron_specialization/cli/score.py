@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from neuron_specialization.cli.options import detokenizer_option, interval_options, name_list
+from neuron_specialization.cli.options import (
+    EXISTING_FILE,
+    EXISTING_FOLDER,
+    PATH,
+    detokenizer_option,
+    interval_options,
+    name_list,
+)
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ScoringError
 from neuron_specialization.evaluation import published, scoring
@@ -42,11 +49,11 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.option("--hypothesis", type=click.Path(path_type=Path), help="Translation, one segment a line.")
-@click.option("--reference", type=click.Path(path_type=Path), help="Reference, one segment a line.")
+@click.option("--hypothesis", type=PATH, help="Translation, one segment a line.")
+@click.option("--reference", type=PATH, help="Reference, one segment a line.")
 @click.option(
     "--fairseq-output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="generate-<subset>.txt of fairseq-generate (may be .gz) instead of the two.",
 )
 @click.option("--direction", required=True, help="E.g. de-en.")
@@ -63,10 +70,10 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 @interval_options
 @click.option(
     "--spbleu-model",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="SentencePiece model of spBLEU; default: where sacrebleu keeps it. Never downloaded.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Write the score as JSON.")
+@click.option("--output", type=PATH, help="Write the score as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the score as JSON.")
 def score(
     hypothesis: Path | None,
@@ -125,17 +132,17 @@ def score(
 @click.command()
 @click.option(
     "--outputs",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=EXISTING_FOLDER,
     help="Holds SYSTEM/DIRECTION/generate-test.txt or SYSTEM.DIRECTION.generate-test.txt, .gz or not.",
 )
 @click.option(
     "--recorded",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="CSV of recorded scores: alone, the table is made of them; with --outputs, the two are compared.",
 )
 @click.option("--processes", type=click.IntRange(min=1), help="How many at a time; default: all CPUs.")
 @click.option("--directions", is_flag=True, help="Also print the scores of every direction.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write scores and table as JSON.")
+@click.option("--output", type=PATH, help="Write scores and table as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print scores and table as JSON.")
 def published_table(
     outputs: Path | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from neuron_specialization.cli.options import first_seed_option, groups_option, name_list, parse_groups
+from neuron_specialization.cli.options import PATH, first_seed_option, groups_option, name_list, parse_groups
 from neuron_specialization.errors import ConfigError
 from neuron_specialization.evaluation.means import summarise, summarise_directions
 from neuron_specialization.evaluation.table_files import (
@@ -23,7 +23,7 @@ from neuron_specialization.storage.files import atomic_text, write_json
     "--scores",
     required=True,
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Holds SYSTEM/TESTSET/DIRECTION.json; given several times, their metrics are put together.",
 )
 @groups_option
@@ -45,7 +45,7 @@ from neuron_specialization.storage.files import atomic_text, write_json
     callback=name_list,
     help="Systems that were not trained here: their one run stands for every seed.",
 )
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
+@click.option("--output", required=True, type=PATH, help="Folder for the tables.")
 def tables(
     scores: tuple[Path, ...],
     groups: str,
@@ -91,17 +91,17 @@ def tables(
 @click.option(
     "--tables",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Holds scores.csv and summary.csv, as the command tables writes them.",
 )
 @click.option(
     "--comparison",
     "comparisons",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     help="Of two systems, as compare writes it; may be given several times, the main one first.",
 )
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the tables.")
+@click.option("--output", required=True, type=PATH, help="Folder for the tables.")
 def evaluation_tables(tables: Path, comparisons: tuple[Path, ...], output: Path) -> None:
     """Make evaluation.csv, .json, .md and .tex: scores, differences, intervals, significance."""
     from neuron_specialization.evaluation.significance import read_comparison

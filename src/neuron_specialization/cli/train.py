@@ -10,6 +10,7 @@ from typing import Literal
 
 import click
 
+from neuron_specialization.cli.options import PATH
 from neuron_specialization.errors import FileError
 
 
@@ -17,10 +18,10 @@ from neuron_specialization.errors import FileError
 @click.option(
     "--recipe", "recipe_json", required=True, metavar="JSON", help="What is trained (config.Recipe)."
 )
-@click.option("--data-bin", type=click.Path(path_type=Path), required=True, help="Binarised data.")
-@click.option("--init", type=click.Path(path_type=Path), help="The model.pt to go on from.")
-@click.option("--masks", type=click.Path(path_type=Path), help="Folder of <direction>.safetensors.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The system's folder.")
+@click.option("--data-bin", type=PATH, required=True, help="Binarised data.")
+@click.option("--init", type=PATH, help="The model.pt to go on from.")
+@click.option("--masks", type=PATH, help="Folder of <direction>.safetensors.")
+@click.option("--output", type=PATH, required=True, help="The system's folder.")
 @click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="0 trains on the CPU.")
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads a process."
