@@ -36,7 +36,7 @@ from neuron_specialization.export.model_directory import (
     read_description,
 )
 from neuron_specialization.formats.fairseq_conventions import tag_of
-from neuron_specialization.storage.files import atomic_path, atomic_text, canonical_json, write_json
+from neuron_specialization.storage.files import atomic_path, canonical_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,12 @@ def write_bundle(
     )
     from neuron_specialization.export.exportable import read_system
     from neuron_specialization.export.model_card import bundle_card
-    from neuron_specialization.export.provenance import direction_facts, files_of, system_facts, written_whole
+    from neuron_specialization.export.provenance import (
+        describe_folder,
+        direction_facts,
+        system_facts,
+        written_whole,
+    )
 
     if dtype not in DTYPES:
         raise TranslationError(f"a bundle cannot store {dtype}", hint=f"one of {', '.join(DTYPES)}")
@@ -125,10 +130,7 @@ def write_bundle(
         shutil.copyfile(source.dictionary, folder / DICTIONARY)
         if source.segmentation is not None:
             shutil.copyfile(source.segmentation, folder / SEGMENTATION)
-        bundle["files"] = files_of(folder)
-        write_json(folder / BUNDLE, bundle)
-        with atomic_text(folder / README) as handle:
-            handle.write(bundle_card(bundle))
+        describe_folder(folder, BUNDLE, bundle, bundle_card)
     if progress:
         progress(target.name)
     return target

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from neuron_specialization.export.exportable import Reading, read_system
 from neuron_specialization.export.model_card import model_card
-from neuron_specialization.export.model_directory import FILES, PROVENANCE, README, SEGMENTATION
+from neuron_specialization.export.model_directory import FILES, PROVENANCE, SEGMENTATION
 from neuron_specialization.export.provenance import (
+    describe_folder,
     direction_facts,
-    files_of,
     model_provenance,
     system_facts,
     written_whole,
 )
-from neuron_specialization.storage.files import atomic_text, write_json
 
 if TYPE_CHECKING:
     from neuron_specialization.export.ctranslate2_converter import Array
@@ -98,14 +97,11 @@ def write_model_directory(
         folder: exists.
         parameters, settings, symbols: see ctranslate2_converter.convert.
         segmentation: the SentencePiece model.
-        provenance: see model_provenance; gets ``files``.
+        provenance: see model_provenance; written with ``files`` beside it.
     """
     from neuron_specialization.export.ctranslate2_converter import convert
 
     convert(parameters, settings, symbols, folder, quantization=provenance["quantization"])
     if segmentation is not None:
         shutil.copyfile(segmentation, folder / SEGMENTATION)
-    provenance = {**provenance, "files": files_of(folder)}
-    write_json(folder / PROVENANCE, provenance)
-    with atomic_text(folder / README) as handle:
-        handle.write(model_card(provenance))
+    describe_folder(folder, PROVENANCE, provenance, model_card)

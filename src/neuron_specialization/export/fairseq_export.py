@@ -10,11 +10,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from neuron_specialization.export.model_directory import README, SEGMENTATION
-from neuron_specialization.storage.files import atomic_text, write_json
 
 if TYPE_CHECKING:
     from neuron_specialization.export.exportable import Reading
@@ -43,8 +43,8 @@ def export_fairseq(
     from neuron_specialization.export.exportable import read_system
     from neuron_specialization.export.model_card import model_card
     from neuron_specialization.export.provenance import (
+        describe_folder,
         direction_facts,
-        files_of,
         model_provenance,
         system_facts,
         written_whole,
@@ -75,10 +75,7 @@ def export_fairseq(
                 shutil.copyfile(source.dictionary, folder / dictionary)
             if source.segmentation is not None:
                 shutil.copyfile(source.segmentation, folder / SEGMENTATION)
-            provenance["files"] = files_of(folder)
-            write_json(folder / FACTS, provenance)
-            with atomic_text(folder / README) as handle:
-                handle.write(model_card(provenance, library="fairseq"))
+            describe_folder(folder, FACTS, provenance, partial(model_card, library="fairseq"))
         results.append(target)
         if progress:
             progress(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from neuron_specialization import __version__
 from neuron_specialization.errors import TranslationError
 from neuron_specialization.export.model_directory import FORMAT, README
 from neuron_specialization.formats.fairseq_conventions import tag_of
-from neuron_specialization.storage.files import hash_of, sha256_of
+from neuron_specialization.storage.files import atomic_text, hash_of, sha256_of, write_json
 from neuron_specialization.storage.unfinished import unfinished_folder
 
 if TYPE_CHECKING:
@@ -118,6 +118,23 @@ def files_of(folder: Path) -> dict[str, dict[str, Any]]:
         for path in sorted(folder.iterdir())
         if path.name != README
     }
+
+
+def describe_folder(
+    folder: Path, name: str, facts: Mapping[str, Any], card: Callable[[Mapping[str, Any]], str]
+) -> None:
+    """Write what a folder says of itself, with the sizes and checksums of its files, and its model card.
+
+    Args:
+        folder: holds all other files.
+        name: of the description, JSON.
+        facts: the description without ``files``.
+        card: makes the model card of the whole description.
+    """
+    description = {**facts, "files": files_of(folder)}
+    write_json(folder / name, description)
+    with atomic_text(folder / README) as handle:
+        handle.write(card(description))
 
 
 @contextmanager

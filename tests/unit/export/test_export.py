@@ -16,7 +16,6 @@ from neuron_specialization.config.sections import Model, Training
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, CorpusError, MaskError, TranslationError
 from neuron_specialization.export import ctranslate2_converter
-from neuron_specialization.export import ctranslate2_export as export
 from neuron_specialization.export.bundle import write_bundle
 from neuron_specialization.export.ctranslate2_export import export_system
 from neuron_specialization.export.exportable import read_symbols
@@ -264,7 +263,7 @@ def test_an_interrupted_export_leaves_what_was_there(
     def dies(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "write_json", dies)
+    monkeypatch.setattr("neuron_specialization.export.provenance.write_json", dies)
     with pytest.raises(KeyboardInterrupt):
         export_system(model, trained_vocabulary, tmp_path / "models", quantization="int8")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
