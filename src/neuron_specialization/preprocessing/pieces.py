@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from neuron_specialization.corpora.text import normalise
 from neuron_specialization.errors import CorpusError
@@ -77,6 +77,22 @@ class Segmenter:
     def decode(self, lines: Sequence[Sequence[str]]) -> list[str]:
         """Turn pieces back into text, one string a line: the inverse of ``encode`` on normalised text."""
         return [str(self._processor.DecodePieces(list(pieces))).strip() for pieces in lines]
+
+
+class Segmentation(Protocol):
+    """What turns lines into source pieces: Segmenter, or Pieces."""
+
+    def encode(self, lines: Sequence[str]) -> list[list[str]]:
+        """Return the pieces of every line."""
+        ...
+
+
+class Pieces:
+    """Lines that are segmented already (``--input-format pieces``): pieces with spaces between them."""
+
+    def encode(self, lines: Sequence[str]) -> list[list[str]]:
+        """See Segmentation."""
+        return [[piece for piece in line.split(" ") if piece] for line in lines]
 
 
 def join_pieces(pieces: Iterable[str]) -> str:

@@ -38,8 +38,8 @@ from neuron_specialization.export.model_directory import (
     served_directions,
 )
 from neuron_specialization.formats.fairseq_conventions import tag_of
-from neuron_specialization.preprocessing.pieces import Segmenter
-from neuron_specialization.translation.engine import PieceHypothesis, Pieces, SearchOptions, Segmentation
+from neuron_specialization.preprocessing.pieces import Pieces, Segmentation, Segmenter
+from neuron_specialization.translation.engine import PieceHypothesis, SearchOptions
 
 END = "</s>"
 # Below this log p(</s> | tag) an empty translation is not among the first candidates of any realistic step.

@@ -68,19 +68,3 @@ class Engine(Protocol):
     ) -> list[list[PieceHypothesis]]:
         """Translate; sources without tags, results in the order of the sources, best hypothesis first."""
         ...
-
-
-class Segmentation(Protocol):
-    """What turns lines into source pieces: pieces.Segmenter, or Pieces."""
-
-    def encode(self, lines: Sequence[str]) -> list[list[str]]:
-        """Return the pieces of every line."""
-        ...
-
-
-class Pieces:
-    """Lines that are segmented already (``--input-format pieces``): pieces with spaces between them."""
-
-    def encode(self, lines: Sequence[str]) -> list[list[str]]:
-        """See Segmentation."""
-        return [[piece for piece in line.split(" ") if piece] for line in lines]

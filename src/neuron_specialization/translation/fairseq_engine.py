@@ -15,14 +15,8 @@ from neuron_specialization.directions import Direction
 from neuron_specialization.errors import CheckpointError, MaskError
 from neuron_specialization.export.model_directory import InputFormat
 from neuron_specialization.formats.fairseq_conventions import tag_of
-from neuron_specialization.preprocessing.pieces import Segmenter
-from neuron_specialization.translation.engine import (
-    Engine,
-    PieceHypothesis,
-    Pieces,
-    SearchOptions,
-    Segmentation,
-)
+from neuron_specialization.preprocessing.pieces import Pieces, Segmentation, Segmenter
+from neuron_specialization.translation.engine import Engine, PieceHypothesis, SearchOptions
 from neuron_specialization.translation.translator import Translator
 
 

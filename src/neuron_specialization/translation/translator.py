@@ -16,8 +16,8 @@ from typing import Literal
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import TranslationError
 from neuron_specialization.export.model_directory import InputFormat, find_models, zero_shot_models
-from neuron_specialization.preprocessing.pieces import WORD_START, join_pieces, split_pieces
-from neuron_specialization.translation.engine import Engine, PieceHypothesis, SearchOptions, Segmentation
+from neuron_specialization.preprocessing.pieces import WORD_START, Segmentation, join_pieces, split_pieces
+from neuron_specialization.translation.engine import Engine, PieceHypothesis, SearchOptions
 
 # pieces times beam translated between two calls of before_chunk; a part takes at least so many pieces' time
 _CHUNK = 4096

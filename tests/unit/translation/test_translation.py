@@ -16,14 +16,8 @@ from hypothesis import strategies as st
 import neuron_specialization
 from neuron_specialization.directions import Direction
 from neuron_specialization.errors import ConfigError, TranslationError
-from neuron_specialization.preprocessing.pieces import join_pieces, split_pieces
-from neuron_specialization.translation.engine import (
-    Engine,
-    PieceHypothesis,
-    Pieces,
-    SearchOptions,
-    Segmentation,
-)
+from neuron_specialization.preprocessing.pieces import Pieces, Segmentation, join_pieces, split_pieces
+from neuron_specialization.translation.engine import Engine, PieceHypothesis, SearchOptions
 from neuron_specialization.translation.streams import translate_stream, write_translations
 from neuron_specialization.translation.translator import Hypothesis, Translator
 
