@@ -29,7 +29,7 @@ class Size:
     """A model to measure.
 
     Attributes:
-        label: how the table names it.
+        label: how the table names it; in braces the model's settings.
         max_tokens: padded tokens of a batch.
         products: precisions measured.
         aims: batching → the ratio aimed at.
@@ -50,20 +50,20 @@ class Size:
 SMALL_AIMS = {"single-direction": 0.95, "mixed": 1.0}
 SIZES = {
     "d128": Size(
-        "d 128, ffn 512, 3 + 3, 4,000 pieces, its own masks",
+        "d {d_model}, ffn {d_ff}, {encoder_layers} + {decoder_layers}, 4,000 pieces, its own masks",
         max_tokens=2048,
         products=("fp32", "bf16"),
         aims=SMALL_AIMS,
         changes="vocabulary: {size: 4000}\nmodel: {encoder_layers: 3, decoder_layers: 3}\n",
     ),
     "demo": Size(
-        "d 128, ffn 512, the demo's 2 + 3, 8,000 pieces and masks",
+        "d {d_model}, ffn {d_ff}, the demo's {encoder_layers} + {decoder_layers}, 8,000 pieces and masks",
         max_tokens=1024,
         products=("fp32", "bf16"),
         aims=SMALL_AIMS,
     ),
     "d512": Size(
-        "d 512, ffn 2048, 6 + 6, 70 % kept",
+        "d {d_model}, ffn {d_ff}, {encoder_layers} + {decoder_layers}, 70 % kept",
         max_tokens=2048,
         products=("fp32",),
         aims={"single-direction": 0.85, "mixed": 0.9},
@@ -209,6 +209,7 @@ def measure(
     for way in ways.values():
         way()  # a round to warm up
     samples = common.interleave(ways, options.rounds)
+    label = size.label.format(**details["size"])
     rows = []
     for way_name in ways:
         kind, batching = way_name.split(", ")
@@ -224,7 +225,7 @@ def measure(
         precision = "" if products == "fp32" else ", bfloat16 products"
         rows.append(
             common.Row(
-                f"{KINDS[kind]} / dense step, {batching}, {size.label}{precision}",
+                f"{KINDS[kind]} / dense step, {batching}, {label}{precision}",
                 common.shown(ratio),
                 f"≤ {aim:.2f}" if aim else "",
                 ratio["median"] <= aim if aim else None,
