@@ -29,6 +29,7 @@ def imports(repository: Path) -> dict[str, set[str]]:
     """Module → the modules it imports."""
     root = repository / "src" / PACKAGE
     paths = {".".join(path.relative_to(root).with_suffix("").parts): path for path in root.rglob("*.py")}
+    # but for the package's own face, which everyone may ask for the version, and which hands out Translator
     modules = {name.removesuffix(".__init__"): path for name, path in paths.items() if name != "__init__"}
     return {name: imported(path, set(modules)) for name, path in modules.items()}
 
